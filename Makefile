@@ -1,0 +1,60 @@
+# `make demo` and `make test` need nothing but make and Python 3.11-3.13: they set up their own environment.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+BUF_VERSION := 1.75.0
+BUF := .tools/node_modules/.bin/buf
+PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
+
+.PHONY: help install demo test lint types protos drift buf check image-check clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# torch comes first, from constraints.txt: a plain `torch` would pull several gigabytes of CUDA packages.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (set PYTHON=...)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Set up .venv with everything
+
+demo: $(VENV)/.installed ## Prune a real model through a real server, and leave the results in demo/
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## Lint, format check, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed ## Type check
+	$(BIN)/mypy
+
+protos: $(VENV)/.installed ## Regenerate protos/pruning_api/v1/*_pb2*
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
+
+drift: protos ## Fail if the committed generated code is not what the protos give
+	git diff --exit-code -- protos
+
+$(BUF):
+	npm install --silent --no-save --no-audit --no-fund --prefix .tools @bufbuild/buf@$(BUF_VERSION)
+
+buf: $(BUF) ## Lint the protos, and check them against the last commit for breaking changes
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	$(BUF) breaking --against '.git#ref=HEAD'
+
+check: lint types drift buf ## Everything that CI checks besides the tests
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) .tools build dist demo

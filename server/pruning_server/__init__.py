@@ -1,0 +1,1 @@
+"""Prunes TorchScript models over gRPC."""

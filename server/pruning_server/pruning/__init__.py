@@ -1,0 +1,4 @@
+"""Pure: what to cut. Criteria score, strategies plan, masks hold.
+
+May import: `graph`, `spec`, `errors`.
+"""

@@ -1,0 +1,181 @@
+"""The report of a job: its JSON schema as values. Base units; every ratio and sparsity in [0, 1].
+
+Keys here are a contract that users script against; a change of meaning needs a new `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruning_server.spec.base import Value
+from pruning_server.spec.request import Verdict
+
+SCHEMA_VERSION = "1.0"
+
+
+class ModelSection(Value, frozen=True, kw_only=True):
+    """The two archives. Sizes in bytes; hashes are SHA-256 of the whole file."""
+
+    original_sha256: str
+    original_bytes: int
+    pruned_sha256: str | None
+    pruned_bytes: int
+    kind: str
+    format_version: int
+    methods: tuple[str, ...]
+    extra_files: tuple[str, ...]
+
+
+class DataSection(Value, frozen=True, kw_only=True):
+    """What the verdict rests on: samples per split, and where the splits came from."""
+
+    validation_sha256: str
+    train_sha256: str | None
+    samples: int
+    train_samples: int | None
+    splits: dict[str, int]
+    split_source: str
+    stratified: bool
+    inputs: tuple[dict[str, Any], ...]
+    targets: dict[str, Any] | None
+    task: str
+    loss: str
+    warnings: tuple[str, ...]
+
+
+class StrategySection(Value, frozen=True, kw_only=True):
+    """What was asked and what was done."""
+
+    name: str
+    granularity: str
+    criterion: str | None
+    scope: str
+    target: dict[str, Any]
+    achieved_sparsity: float
+    prunable_weights: int
+    pruned_weights: int
+    recovery: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class LatencySection(Value, frozen=True, kw_only=True):
+    """Seconds per batch of `batch` samples."""
+
+    p50: float
+    p95: float
+    batch: int
+    device: str
+    threads: int
+    runs: int
+
+
+class CostSection(Value, frozen=True, kw_only=True):
+    """Cost of one model. `macs` for one sample; None where it cannot be counted."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int | None
+    bytes: int
+    latency_seconds: LatencySection
+
+
+class CostsSection(Value, frozen=True, kw_only=True):
+    """Both models' cost, measured in one run."""
+
+    original: CostSection
+    pruned: CostSection
+
+
+class AccuracySection(Value, frozen=True, kw_only=True):
+    """The task's metric on the report split; delta = pruned - original; interval of the delta."""
+
+    metric: str
+    samples: int
+    original: float
+    pruned: float
+    delta: float
+    interval: tuple[float, float]
+    interval_method: str
+    confidence_level: float
+    mcnemar_p: float | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    loss: dict[str, Any]
+
+
+class GeneralizationSection(Value, frozen=True, kw_only=True):
+    """Gaps are metric on the first set minus metric on the report split: positive = generalizes worse.
+
+    `gap_*`: training set against report, None where no training set was sent. `recovery_overfit`: how much more the
+    pruned model gained over the original on fit than on report, None where nothing was fitted.
+    """
+
+    gap_original: float | None
+    gap_pruned: float | None
+    recovery_overfit: float | None
+    verdict: Verdict
+    margin: float
+    smallest_detectable_loss: float | None
+    explanation: str
+
+
+class VerifySection(Value, frozen=True, kw_only=True):
+    """Shrunk against masked; None in jobs that change values only."""
+
+    max_relative_error: float
+    max_relative_error_randomized: float
+    batch_sizes: tuple[int, ...]
+
+
+class LayerSection(Value, frozen=True, kw_only=True):
+    """One parameter that could be pruned."""
+
+    name: str
+    kind: str
+    shape_before: tuple[int, ...]
+    shape_after: tuple[int, ...]
+    kept: dict[str, tuple[int, ...]]
+    sparsity: float
+
+
+class FrozenSection(Value, frozen=True, kw_only=True):
+    """What could not be pruned, and why."""
+
+    op: str
+    source: str
+    reason: str
+    layers: tuple[str, ...]
+
+
+class Provenance(Value, frozen=True, kw_only=True):
+    """What is needed to run it again."""
+
+    job_id: str
+    seed: int
+    service_version: str
+    torch_version: str
+    python_version: str
+    platform: str
+    device: str
+    threads: int
+    created: str
+    deterministic: bool
+
+
+class Report(Value, frozen=True, kw_only=True):
+    """The whole report; top-level keys are fixed."""
+
+    schema_version: str
+    job: dict[str, Any]
+    model: ModelSection
+    data: DataSection
+    strategy: StrategySection
+    cost: CostsSection
+    accuracy: AccuracySection
+    generalization: GeneralizationSection
+    robustness: dict[str, Any] | None
+    verify: VerifySection | None
+    layers: tuple[LayerSection, ...]
+    frozen: tuple[FrozenSection, ...]
+    timings: dict[str, float]
+    provenance: Provenance
