@@ -121,6 +121,12 @@ class RunSucceeded(Value, frozen=True, kw_only=True, tag_field="message", tag="s
     device_type: str
 
 
+class CheckPassed(Value, frozen=True, kw_only=True, tag_field="message", tag="check_passed"):
+    """A fresh process loaded `out/pruned.pt` and got the outputs in `out/expected.npz`."""
+
+    max_relative_error: float
+
+
 class RunFailed(Value, frozen=True, kw_only=True, tag_field="message", tag="failed"):
     """The run ended without a model. Always the last message of such a run."""
 
@@ -131,5 +137,13 @@ class RunFailed(Value, frozen=True, kw_only=True, tag_field="message", tag="fail
 
 
 WorkerMessage = (
-    PhaseStarted | PhaseFinished | ProgressMade | LogWritten | CountersAdded | WorkerAlive | RunSucceeded | RunFailed
+    PhaseStarted
+    | PhaseFinished
+    | ProgressMade
+    | LogWritten
+    | CountersAdded
+    | WorkerAlive
+    | RunSucceeded
+    | CheckPassed
+    | RunFailed
 )

@@ -78,6 +78,8 @@ class Job(Value, frozen=True, kw_only=True):
     owner: str
     request_id: str
     spec: PruningSpec
+    # What the job runs on, `auto` resolved: `cpu`, `cuda` (any) or `cuda:N`.
+    device: str
     state: JobState
     attempt: int
     max_attempts: int

@@ -146,6 +146,7 @@ class JobStore(Protocol):
         request_id: str,
         spec: PruningSpec,
         labels: Mapping[str, str],
+        device: str,
         max_attempts: int,
         queue_capacity: int,
     ) -> tuple[Job, bool]:
@@ -172,8 +173,11 @@ class JobStore(Protocol):
         """Returns a page, newest first, and the token of the next one (empty: none)."""
         ...
 
-    def claim(self, device_types: frozenset[str], lease_owner: str) -> Job | None:
-        """Moves the oldest queued job that one of `device_types` can serve to RUNNING, attempt + 1."""
+    def claim(self, free_devices: Sequence[str], lease_owner: str) -> tuple[Job, str] | None:
+        """Moves the oldest queued job that a free device can serve to RUNNING, attempt + 1; returns it and the device.
+
+        A job's `device` is `cpu`, `cuda` (any) or `cuda:N`; devices are named `cpu` or `cuda:N`.
+        """
         ...
 
     def append_event(self, job_id: str, attempt: int, payload: EventPayload) -> Event | None:
