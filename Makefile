@@ -11,7 +11,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check image-check clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ buf: $(BUF) ## Lint the protos, and check them against the last commit for break
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against '.git#ref=HEAD'
+
+package-check: $(VENV)/.installed ## Install the wheel into separate environments and run a job across them
+	tests/packaging/package_check.sh $(BIN)/python
 
 check: lint types drift buf ## Everything that CI checks besides the tests
 
