@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 
 class RunningServer:
@@ -24,7 +25,7 @@ class RunningServer:
         self.metrics_address = ""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> RunningServer:
+    def start(self) -> Self:
         """Starts the process and waits for its ready line."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PRUNING_")}
         with self.log.open("ab") as log:
@@ -79,7 +80,7 @@ class RunningServer:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
 
-    def __enter__(self) -> RunningServer:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

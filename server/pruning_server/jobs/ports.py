@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from pruning_server.jobs.events import Event, EventPayload, WorkerMessage
 from pruning_server.jobs.model import Failure, Job, JobState, Result
+from pruning_server.jobs.probe import Probe
 from pruning_server.spec.artifacts import ArtifactKind, Summary
 from pruning_server.spec.base import Value
 from pruning_server.spec.phases import Phase
@@ -128,8 +129,22 @@ class Gate(Protocol):
         """Returns what the file holds, or raises InvalidArtifactError with what to change."""
         ...
 
-    def repack(self, kind: ArtifactKind, source: Path, destination: Path) -> Summary:
-        """Checks `source` and writes it anew, canonically, to `destination`."""
+    def repack(
+        self, kind: ArtifactKind, source: Path, destination: Path, *, cancelled: CancelToken | None = None
+    ) -> Summary:
+        """Checks `source` and writes it anew, canonically, to `destination`; gives up once `cancelled` is set."""
+        ...
+
+
+class ProbeSource(Protocol):
+    """Where the server learns what its workers can do."""
+
+    def get(self, timeout_seconds: float) -> Probe:
+        """Waits for the answer of the probe that was started with the server.
+
+        Raises:
+            UnavailableError: it is not there yet (or failed, and is being tried again).
+        """
         ...
 
 
@@ -156,6 +171,10 @@ class JobStore(Protocol):
             AlreadyExistsError: the request_id came before, with another spec.
             CapacityError: the queue is full.
         """
+        ...
+
+    def find_request(self, owner: str, request_id: str) -> Job | None:
+        """Returns the job that this request_id made, if it is still stored."""
         ...
 
     def get(self, owner: str | None, job_id: str) -> Job:
@@ -194,6 +213,17 @@ class JobStore(Protocol):
 
     def fail(self, job_id: str, attempt: int, failure: Failure, *, retry: bool, result: Result | None = None) -> Job:
         """RUNNING -> QUEUED if `retry` and attempts are left, else FAILED; CANCELLING -> CANCELLED."""
+        ...
+
+    def release(self, job_id: str, attempt: int, failure: Failure) -> Job:
+        """RUNNING -> QUEUED without spending an attempt (`max_attempts` grows by one); CANCELLING -> CANCELLED.
+
+        For runs that the server itself ended, e.g. because it stops. Terminal and queued jobs stay as they are.
+        """
+        ...
+
+    def fail_unservable(self, devices: Sequence[str], failure: Failure) -> Sequence[Job]:
+        """QUEUED -> FAILED for every job that none of `devices` (`cpu`, `cuda:N`) can ever serve; returns them."""
         ...
 
     def recover(self, lease_owner: str) -> Sequence[Job]:
