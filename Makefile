@@ -11,7 +11,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,12 @@ buf: $(BUF) ## Lint the protos, and check them against the last commit for break
 
 package-check: $(VENV)/.installed ## Install the wheel into separate environments and run a job across them
 	tests/packaging/package_check.sh $(BIN)/python
+
+bench-transfer: $(VENV)/.installed ## A 2 GiB artifact up and down, cut 5 times each way
+	PYTHONPATH=tests $(BIN)/python benchmarks/transfer.py
+
+bench-idle: $(VENV)/.installed ## Time to ready and memory of the idle server
+	PYTHONPATH=tests $(BIN)/python benchmarks/idle.py
 
 check: lint types drift buf ## Everything that CI checks besides the tests
 
