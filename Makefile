@@ -63,6 +63,9 @@ bench-transfer: $(VENV)/.installed ## A 2 GiB artifact up and down, cut 5 times 
 bench-idle: $(VENV)/.installed ## Time to ready and memory of the idle server
 	PYTHONPATH=tests $(BIN)/python benchmarks/idle.py
 
+image-check: $(VENV)/.installed ## Build the image and run the server in it (needs root, buildah, debootstrap)
+	$(BIN)/python deploy/image_check.py
+
 check: lint types drift buf ## Everything that CI checks besides the tests
 
 clean: ## Remove what these commands made

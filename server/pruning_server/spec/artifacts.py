@@ -34,6 +34,7 @@ class ModelSummary(Value, frozen=True, kw_only=True, tag_field="kind", tag="mode
     tensor_bytes: int
     code_bytes: int
     size_bytes: int
+    extra_files: tuple[str, ...] = ()
 
 
 class DatasetSummary(Value, frozen=True, kw_only=True, tag_field="kind", tag="dataset"):

@@ -1,0 +1,226 @@
+"""The flags of every command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
+
+from pruning_client.cli import types
+from pruning_client.connection import DEFAULT_SERVER
+from pruning_client.errors import BadInputError
+from pruning_client.spec import Layout, Loss, Scope, Task
+
+_EPILOG = """\
+exit codes: 0 succeeded, 1 the job failed or the required verdict was not reached, 2 bad usage or bad input,
+3 server unreachable, 4 cancelled, 5 refused otherwise, 130 Ctrl-C (the job goes on)"""
+_RATIO = types.number_in(0, 1, low_open=True)
+
+
+class UsageError(BadInputError):
+    """The command line makes no sense; `usage` is the short help of its command."""
+
+    def __init__(self, message: str, usage: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that `--json` can answer."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.format_usage())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser; the result's `command` names the command."""
+    parser = _Parser(
+        prog="prune",
+        description="Prune TorchScript models on a pruning server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"prune {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, help_text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(  # type: ignore[no-any-return]
+            name,
+            help=help_text,
+            description=help_text,
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    _add_submit(add("submit", "send a model and data, prune, and fetch the result"))
+    _add_inspect(add("inspect", "show what could be pruned in a model, and what is frozen and why"))
+    _add_client(add("jobs", "list all jobs, newest first"))
+    for name, help_text in (
+        ("show", "show one job: what was asked, where it is, why it failed"),
+        ("watch", "wait for a job, with progress"),
+        ("cancel", "stop a job"),
+        ("delete", "delete a job that has ended, and its files on the server"),
+        ("fetch", "fetch the files of a job that has ended"),
+    ):
+        command = add(name, help_text)
+        command.add_argument("job", metavar="JOB", help="id of the job")
+        if name in ("watch", "fetch"):
+            _add_outputs(command)
+        _add_client(command)
+    report = add("report", "turn a report into one HTML page")
+    report.add_argument("source", metavar="OUT.json", type=Path, help="report, as written by --report")
+    report.add_argument("-o", "--output", metavar="OUT.html", type=Path, required=True, help="page to write")
+    report.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("pruning-service")
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+def _add_client(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("client")
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout, everything else on stderr")
+    group.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        default=os.environ.get("PRUNING_SERVER") or DEFAULT_SERVER,
+        help="the server (default: $PRUNING_SERVER, else %(default)s)",
+    )
+    group.add_argument("--tls-ca", metavar="FILE", type=Path, help="CA that signed the server's certificate (PEM)")
+    group.add_argument("--token-file", metavar="FILE", type=Path, help="file with the token to show to the server")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT.pt", type=Path, help="write the pruned model here")
+    parser.add_argument("--report", metavar="OUT.json", type=Path, help="write the report here")
+    parser.add_argument("--html", metavar="OUT.html", type=Path, help="write the report as one page here")
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.pt", type=Path, help="TorchScript archive (torch.jit.save)")
+    parser.add_argument(
+        "--validation",
+        metavar="DATA",
+        type=Path,
+        required=True,
+        help=".npz, .safetensors, .csv, .parquet, or a folder of images DIR/<class>/*.png|jpg",
+    )
+    parser.add_argument("--train", metavar="DATA", type=Path, help="training set, for the generalization gap only")
+    _add_outputs(parser)
+    _add_target(parser)
+    _add_strategy(parser)
+    _add_run(parser)
+    _add_data(parser)
+    verdict = parser.add_argument_group("verdict")
+    verdict.add_argument(
+        "--margin",
+        metavar="M",
+        type=types.number_in(0, 1, low_open=True, high_open=True),
+        help="largest loss of the metric that is acceptable (default: 0.01)",
+    )
+    verdict.add_argument(
+        "--require-verdict", metavar="PASS", type=str.upper, choices=("PASS",), help="else the job fails (exit code 1)"
+    )
+    _add_client(parser)
+    parser.add_argument("--no-wait", action="store_true", help="exit once the job is accepted")
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target", "how far to prune: one of these; ratios are new / old")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
+        "--threshold",
+        metavar="T",
+        type=types.number_in(0, math.inf, low_open=True),
+        help="weights with |w| < T become 0",
+    )
+    fraction = types.number_in(0, 1, high_open=True)
+    one.add_argument("--sparsity", metavar="S", type=fraction, help="fraction to remove, in [0, 1)")
+    one.add_argument("--parameter-ratio", metavar="R", type=_RATIO, help="parameters that may remain, in (0, 1]")
+    one.add_argument("--macs-ratio", metavar="R", type=_RATIO, help="multiply-accumulates that may remain, in (0, 1]")
+    one.add_argument("--latency-ratio", metavar="R", type=_RATIO, help="latency that may remain, in (0, 1]")
+    one.add_argument("--max-accuracy-drop", metavar="D", type=fraction, help="smallest model within this drop")
+
+
+def _add_strategy(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("strategy")
+    group.add_argument("--strategy", choices=("static", "dynamic", "conditional"), required=True, help="how to prune")
+    group.add_argument(
+        "--granularity",
+        metavar="weight|channel|head|n:m",
+        type=types.granularity,
+        help="what is removed; 2:4 keeps 2 of every 4 weights (default: weight)",
+    )
+    group.add_argument("--criterion", metavar="NAME", help="what counts as small (default: the strategy's own, l1)")
+    group.add_argument("--scope", choices=tuple(Scope), help="where scores compete (default: global)")
+    group.add_argument("--condition", metavar="EXPR", help="conditional: a comparison over features")
+    group.add_argument("--schedule", metavar="NAME", help="dynamic: how sparsity grows")
+    group.add_argument("--continue-from", metavar="JOB", help="dynamic: an earlier job to prune on from")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--device", metavar="auto|cpu|cuda|cuda:N", type=types.device, default="auto", help="(auto)")
+    group.add_argument(
+        "--epochs",
+        metavar="N",
+        type=types.integer_from(0, 1_000_000),
+        help="of fine-tuning (default: automatic; 0: no gradient step)",
+    )
+    group.add_argument("--no-recovery", action="store_true", help="return the model as pruned")
+    group.add_argument("--seed", metavar="N", type=types.integer_from(0, 2**63 - 1), default=0, help="(0)")
+    group.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=types.number_in(0, 10**9, low_open=True),
+        help="the job's own deadline, from its start",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data", "inputs become (x * scale - mean) / std, per channel")
+    group.add_argument("--task", choices=tuple(Task), metavar="NAME", help=f"what is judged: {', '.join(Task)}")
+    group.add_argument(
+        "--loss", metavar="NAME|LOSS.pt", help=f"{', '.join(Loss)}, or a TorchScript module: loss(output, target)"
+    )
+    group.add_argument("--scale", metavar="F", type=types.nonzero_number, help="factor on the stored inputs")
+    group.add_argument("--mean", metavar="A,B,C", type=types.numbers, default=(), help="(--mean=-1,0,1 for negatives)")
+    group.add_argument("--std", metavar="A,B,C", type=types.positive_numbers, default=())
+    group.add_argument("--layout", choices=tuple(Layout), help="order of the axes of stored images")
+    _add_arguments(group)
+
+
+def _add_arguments(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--arg",
+        metavar="1=16000",
+        type=types.scalar_argument,
+        action="append",
+        default=[],
+        dest="arguments",
+        help="scalar argument of forward by position; again for more",
+    )
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.pt", type=Path, help="TorchScript archive (torch.jit.save)")
+    parser.add_argument(
+        "--input",
+        metavar="1x3x32x32[:dtype]",
+        type=types.tensor_spec,
+        action="append",
+        default=[],
+        dest="inputs",
+        help="shape of an input of forward; again for more",
+    )
+    _add_arguments(parser)
+    _add_client(parser)

@@ -1,0 +1,272 @@
+"""The only place that touches `torch._C`: methods, graphs, nodes, attributes of a loaded TorchScript module.
+
+The rest of the room reads graphs through these functions, so that a change of torch's internals is met here alone.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+
+# torch's own stubs know about half of what these objects can do.
+Graph: TypeAlias = Any
+Block: TypeAlias = Any
+Node: TypeAlias = Any
+Value: TypeAlias = Any
+Module: TypeAlias = torch.jit.ScriptModule
+
+
+class _Opaque:
+    """Stands for an attribute that Python cannot read, such as an instance of a TorchScript class."""
+
+
+OPAQUE = _Opaque()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of an operator's schema; `written`: the operator changes it in place."""
+
+    name: str
+    written: bool
+
+
+# --- Modules ----------------------------------------------------------------------------------------------------------
+
+
+def method_names(module: Module) -> tuple[str, ...]:
+    """Methods of the root that can be called, `forward` first, the others in alphabetical order."""
+    names = set(module._c._method_names())
+    first = [name for name in ("forward",) if name in names]
+    return (*first, *sorted(names - set(first)))
+
+
+def children(module: Module) -> Iterator[tuple[str, Module]]:
+    """Direct submodules by attribute name; one that is reachable under two names comes twice."""
+    yield from module._modules.items()
+
+
+def attributes(module: Module) -> Iterator[tuple[str, Any, bool]]:
+    """Yields (name, value, is parameter) of what a module itself holds besides submodules; `OPAQUE` where unreadable."""
+    parameters = dict(torch._C.ParameterDict(module._c).items())
+    concrete = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
+    for name in parameters:
+        yield name, parameters[name], True
+    for name in concrete.get_attributes():
+        if name not in parameters:
+            yield name, read_attribute(module, name), False
+
+
+def read_attribute(module: Module, name: str) -> Any:
+    """The value of an attribute; `OPAQUE` where Python cannot hold it."""
+    try:
+        return module._c.getattr(name)
+    except RuntimeError:  # torch cannot convert instances of TorchScript classes that this process never compiled
+        return OPAQUE
+
+
+def set_attribute(module: Module, name: str, value: object) -> None:
+    """Sets an attribute of a module; its type must fit."""
+    module._c.setattr(name, value)
+
+
+def has_attribute(module: Module, name: str) -> bool:
+    """Whether the module's type declares the attribute."""
+    return bool(module._c.hasattr(name))
+
+
+def register_tensor(module: Module, name: str, tensor: torch.Tensor) -> None:
+    """Adds a plain tensor attribute."""
+    module._c._register_attribute(name, torch._C.TensorType.get(), tensor)
+
+
+def register_flag(module: Module, name: str, value: bool) -> None:
+    """Adds a bool attribute."""
+    module._c._register_attribute(name, torch._C.BoolType.get(), value)
+
+
+def duplicate(module: Module) -> Module:
+    """A copy through the archive format; it also drops every plan that torch has compiled for the original.
+
+    Tensors that share memory share it in the copy too; nothing is shared with the original.
+    """
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def default_arguments(module: Module, given: int) -> list[object]:
+    """Defaults of the arguments of `forward` from position `given` on (0 is the first after self).
+
+    Raises:
+        TypeError: an argument without a default is missing.
+    """
+    declared = module._c._get_method("forward").schema.arguments[1:]
+    for argument in declared[given:]:
+        if not argument.has_default_value():
+            raise TypeError(f"forward() is missing a value for argument '{argument.name}'")
+    return [argument.default_value for argument in declared[given:]]
+
+
+# --- Graphs -----------------------------------------------------------------------------------------------------------
+
+
+def inlined_copy(module: Module, method: str) -> Graph:
+    """A private copy of a method's graph with every call inlined (calls through an interface stay)."""
+    graph = module._c._get_method(method).graph.copy()
+    torch._C._jit_pass_inline(graph)
+    return graph
+
+
+def inline_in_place(module: Module, method: str) -> Graph:
+    """Inlines the method's own graph and returns it: edits to it are what the archive will hold."""
+    graph = module._c._get_method(method).graph
+    torch._C._jit_pass_inline(graph)
+    return graph
+
+
+def method_graph(module: Module, method: str) -> Graph | None:
+    """The inlined graph of a method of any submodule; None where there is no such method."""
+    if not module._c._has_method(method):
+        return None
+    return inlined_copy(module, method)
+
+
+def walk(block: Graph | Block) -> Iterator[Node]:
+    """Every node in program order, those inside the blocks of If and Loop after their owner."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from walk(inner)
+
+
+def constant_of(value: Value) -> tuple[bool, Any]:
+    """Whether a value is a constant of the graph, and its Python value."""
+    node = value.node()
+    if node.kind() != "prim::Constant":
+        return False, None
+    return True, value.toIValue()
+
+
+def constant_tensor(node: Node) -> torch.Tensor | None:
+    """The tensor of a constant node itself (not a copy); None for other nodes."""
+    if node.kind() != "prim::Constant" or not node.hasAttribute("value") or node.kindOf("value") != "t":
+        return None
+    return node.t("value")  # type: ignore[no-any-return]
+
+
+def type_kind(value: Value) -> str:
+    """Kind of a value's type: `TensorType`, `ListType`, `ClassType`, ..."""
+    return str(value.type().kind())
+
+
+def is_tensor(value: Value) -> bool:
+    """Whether the value is statically a tensor."""
+    return type_kind(value) == "TensorType"
+
+
+def is_tensor_list(value: Value) -> bool:
+    """Whether the value is statically a list of tensors."""
+    return str(value.type().annotation_str) == "List[Tensor]"
+
+
+def source_of(node: Node) -> str:
+    """Where the node stands in the model's code: `file:line:column`, or "" where the archive does not say."""
+    text = str(node.sourceRange()).strip()
+    if text.startswith("File "):
+        return text.splitlines()[0].strip()
+    return text.splitlines()[0].strip() if text and not text.startswith(":") else ""
+
+
+@lru_cache(maxsize=4096)
+def _arguments(schema: str) -> tuple[Argument, ...]:
+    if schema.startswith("(no schema)"):
+        return ()
+    parsed = torch._C.parse_schema(schema)
+    return tuple(
+        Argument(argument.name, argument.alias_info is not None and argument.alias_info.is_write)
+        for argument in parsed.arguments
+    )
+
+
+def arguments_of(node: Node) -> tuple[Argument, ...]:
+    """The operator's declared arguments, in the order of the node's inputs; empty for nodes without a schema."""
+    return _arguments(node.schema())
+
+
+# --- Editing ----------------------------------------------------------------------------------------------------------
+
+
+def insert_attribute_read(graph: Graph, before: Node, name: str, like: Value) -> Value:
+    """Inserts a read of `self.<name>` before a node; the value has the type of `like`."""
+    node = graph.create("prim::GetAttr", [next(iter(graph.inputs()))], 1)
+    node.s_("name", name)
+    node.insertBefore(before)
+    node.output().setType(like.type())
+    return node.output()
+
+
+def replace_input(node: Node, index: int, value: Value) -> None:
+    """Replaces one argument of one node; other users of the old value keep it."""
+    node.replaceInput(index, value)
+
+
+def replace_constant_by_attribute(graph: Graph, constant: Node, name: str) -> None:
+    """Every user of a constant reads `self.<name>` instead."""
+    old = constant.output()
+    read = insert_attribute_read(graph, constant, name, old)
+    # A constant's type carries its sizes and that it needs no gradient; an attribute's does not.
+    read.setType(torch._C.TensorType.get())
+    old.replaceAllUsesWith(read)
+    constant.destroy()
+
+
+class ShapeLog:
+    """Instruments a private graph so that one call returns the shapes of the values asked for, run by run.
+
+    Only sizes are kept, appended to one list in the graph, so activations can be freed and the blocks of If and Loop
+    are reached too.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        first = next(iter(graph.nodes()), None)
+        with graph.insert_point_guard(first if first is not None else graph.return_node()):
+            self._log = graph.insertNode(graph.create("prim::ListConstruct", [], 1)).output()
+        self._log.setType(torch._C.ListType(torch._C.ListType.ofInts()))
+
+    def record(self, node: Node, value: Value, tag: tuple[int, int], *, after: bool) -> None:
+        """Logs the sizes of `value` right before or after `node` runs, preceded by `tag`."""
+        graph = self._graph
+        # Everything is created before the node and moved: an insert point after the last node of a block is the return.
+        with graph.insert_point_guard(node):
+            label = graph.insertConstant(list(tag))
+            added = [graph.insertNode(graph.create("aten::append", [self._log, label], 1))]
+            sizes = graph.create("aten::size", [value], 1)
+            sizes.output().setType(torch._C.ListType.ofInts())
+            append = graph.create("aten::append", [self._log, sizes.output()], 1)
+            if after:
+                sizes.insertAfter(node)
+                append.insertAfter(sizes)
+                added[0].moveAfter(sizes)
+            else:
+                graph.insertNode(sizes)
+                graph.insertNode(append)
+        for created in (*added, append):
+            created.output().setType(self._log.type())
+
+    def run(self, module: Module, inputs: Sequence[object]) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+        """Runs the graph once; returns (tag, sizes) in the order in which they were met."""
+        self._graph.registerOutput(self._log)
+        self._graph.makeMultiOutputIntoTuple()
+        function = torch._C._create_function_from_graph("observed", self._graph)
+        log = function(module._c, *inputs)[-1]
+        pairs = zip(itertools.islice(log, 0, None, 2), itertools.islice(log, 1, None, 2), strict=True)
+        return [((int(tag[0]), int(tag[1])), tuple(sizes)) for tag, sizes in pairs]

@@ -1,0 +1,87 @@
+"""The worker's process.
+
+    python -m pruning_server.worker run   --workspace DIR --events-fd N [--memory-bytes M]
+    python -m pruning_server.worker check --workspace DIR --events-fd N [--memory-bytes M]
+    python -m pruning_server.worker probe
+
+`run` and `check` say everything over the pipe N (`jobs/events.py`) and end with exit code 0 after their last message,
+also where that is a failure. `probe` prints one line of JSON (`jobs/probe.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning_server.jobs.events import WorkerMessage
+from pruning_server.spec.base import to_json
+from pruning_server.worker.channel import Channel
+from pruning_server.worker.failures import failure_message
+from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.hygiene import contain, set_threads
+from pruning_server.worker.story import Story
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    contain(None)
+    # One line per use of TorchScript would bury what a model itself writes to stderr.
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+    if arguments.command == "probe":
+        from pruning_server.worker.probe import probe  # noqa: PLC0415 - torch loads after the process is contained
+
+        sys.stdout.write(to_json(probe()).decode() + "\n")
+        return 0
+    with Channel(arguments.events_fd) as channel:
+        channel.send(_last_message(arguments, channel))
+    return 0
+
+
+def _last_message(arguments: argparse.Namespace, channel: Channel) -> WorkerMessage:
+    story = Story(channel, SystemClock())
+    try:
+        folder = RunFolder(arguments.workspace)
+        job = folder.job()
+        # The address space says nothing about memory where CUDA maps all of the device into it.
+        contain(arguments.memory_bytes if job.device == "cpu" else None)
+        set_threads(job.threads)
+        from pruning_server.worker import commands  # noqa: PLC0415 - torch reads the number of threads when it loads
+
+        if arguments.command == "check":
+            return commands.check(folder)
+        return commands.run(folder, story)
+    except Exception as error:  # noqa: BLE001 - whatever ends a run must be told to the server, as its last message
+        return failure_message(error, story.phase)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pruning_server.worker", description=__doc__.split("\n", 1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("run", "run the job of a folder"), ("check", "check what a run left in its folder")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--workspace", type=Path, required=True, help="the folder of the run")
+        command.add_argument("--events-fd", type=int, required=True, help="file descriptor that messages go to")
+        command.add_argument("--memory-bytes", type=int, default=None, help="limit of private memory on the CPU")
+    commands.add_parser("probe", help="print devices and strategies as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

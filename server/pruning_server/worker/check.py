@@ -1,0 +1,70 @@
+"""The check of a finished run, in a process that has seen nothing of it: does the file do what the model did?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.modules import get_tensor
+from pruning_server.jobs.events import CheckPassed
+from pruning_server.jobs.workspace import EXPECTED_FILE, PRUNED_FILE
+from pruning_server.worker.archives import load_module
+from pruning_server.worker.expected import Expected, StoredRun, StoredTensor, relative_error, unpack
+from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.running import all_tensors
+
+MAX_RELATIVE_ERROR = 1e-5
+
+
+def check_run(folder: RunFolder) -> CheckPassed:
+    """Loads `out/pruned.pt`, compares its outputs with `out/expected.npz`, and counts the pruned weights that are not 0.
+
+    Raises:
+        JobFailureError: VERIFICATION_FAILED: the file does not load, its outputs differ by more than
+            `MAX_RELATIVE_ERROR`, or a pruned weight is not exactly 0.
+    """
+    job = folder.job()
+    expected = unpack(folder.path(EXPECTED_FILE))
+    module = _load(folder.path(PRUNED_FILE), job.device).eval()
+    _check_zeros(module, expected)
+    error = max((_run_error(module, run, expected, job.device) for run in expected.meta.runs), default=0.0)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise _failure(
+            f"Loaded in a fresh process, the pruned archive gives other outputs than the model in memory did "
+            f"(relative error {error:.3g}, at most {MAX_RELATIVE_ERROR:.0e})."
+        )
+    return CheckPassed(max_relative_error=error)
+
+
+def _load(path: Path, device: str) -> torch.jit.ScriptModule:
+    return load_module(path, device, "pruned model", Reason.VERIFICATION_FAILED)
+
+
+def _check_zeros(module: torch.jit.ScriptModule, expected: Expected) -> None:
+    for mask in expected.meta.masks:
+        try:
+            tensor = get_tensor(module, mask.weight).detach().cpu()
+        except KeyError as error:
+            raise _failure(f"The pruned archive has no weight {mask.weight}.") from error
+        if tuple(tensor.shape) != mask.shape:
+            raise _failure(f"{mask.weight} has shape {list(tensor.shape)} in the pruned archive, not {mask.shape}.")
+        wrong = int((tensor[expected.removed(mask)] != 0).sum())
+        if wrong:
+            raise _failure(f"{wrong} weights of {mask.weight} should be 0 and are not.")
+
+
+def _run_error(module: torch.jit.ScriptModule, run: StoredRun, expected: Expected, device: str) -> float:
+    arguments = [
+        expected.tensor(argument, device) if isinstance(argument, StoredTensor) else argument
+        for argument in run.arguments
+    ]
+    wanted = [expected.tensor(stored, device) for stored in run.outputs]
+    torch.manual_seed(expected.meta.seed)
+    with torch.no_grad():
+        return relative_error(all_tensors(module(*arguments)), wanted)
+
+
+def _failure(text: str) -> JobFailureError:
+    return JobFailureError(Reason.VERIFICATION_FAILED, f"{text} The model was not delivered; please report this.")

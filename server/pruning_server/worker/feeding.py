@@ -1,0 +1,67 @@
+"""From a dataset's arrays to a model's positional arguments and a loss's targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pruning_server.spec.request import ScalarArgument
+from pruning_server.worker.forms import InputForm
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A dataset in memory-mapped arrays, samples first. `name`: how messages call it."""
+
+    name: str
+    inputs: tuple[np.ndarray, ...]
+    input_names: tuple[str, ...]
+    targets: np.ndarray | None
+    split: np.ndarray | None
+    groups: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Samples in the form that the model takes, with its scalar arguments at their positions."""
+
+    samples: Samples
+    forms: tuple[InputForm, ...]
+    arguments: tuple[ScalarArgument, ...]
+    device: str
+
+    @property
+    def name(self) -> str:
+        """How messages call the set."""
+        return self.samples.name
+
+    def inputs(self, rows: Sequence[int]) -> tuple[object, ...]:
+        """Positional arguments of forward for these rows."""
+        index = np.asarray(rows, dtype=np.intp)
+        tensors = [
+            form.tensor(array[index], self.device)
+            for form, array in zip(self.forms, self.samples.inputs, strict=True)
+        ]
+        return place_arguments(tensors, self.arguments)
+
+    def targets(self, rows: Sequence[int]) -> torch.Tensor | None:
+        """The stored targets of these rows, or None."""
+        if self.samples.targets is None:
+            return None
+        values = self.samples.targets[np.asarray(rows, dtype=np.intp)]
+        dtype = {"f": np.float32 if values.dtype.itemsize <= 4 else np.float64}.get(values.dtype.kind, np.int64)
+        return torch.from_numpy(np.array(values, dtype=dtype)).to(self.device)
+
+
+def place_arguments(tensors: Sequence[object], arguments: Sequence[ScalarArgument]) -> tuple[object, ...]:
+    """Scalars at their own positions; tensors fill the others in order."""
+    scalars = {argument.position: argument.value for argument in arguments}
+    remaining = iter(tensors)
+    total = len(tensors) + len(scalars)
+    return tuple(scalars[place] if place in scalars else next(remaining) for place in range(total))

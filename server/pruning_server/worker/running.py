@@ -1,0 +1,157 @@
+"""Running a model over samples: batch sizes it takes, the part of its output that is judged, its state put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.modules import StateGuard
+from pruning_server.recovery.memory import is_out_of_memory
+from pruning_server.recovery.model_errors import MODEL_ERRORS
+from pruning_server.worker.failures import last_line
+from pruning_server.worker.feeding import Feed
+
+
+@dataclass(frozen=True)
+class CallRule:
+    """How a model is called.
+
+    Attributes:
+        exact_batch: the only batch size that it takes (or that gives every sample its own output); None: any.
+        adds_batch_axis: the output of a single sample comes without the sample axis.
+        selector: the part of the output that is judged: `logits`, `0`, `0.logits`; empty: the output itself.
+        stateful: a run changes what the next one gives, so state is put back after each.
+        seed: of whatever the model draws at random.
+    """
+
+    exact_batch: int | None = None
+    adds_batch_axis: bool = False
+    selector: str = ""
+    stateful: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A module and how to call it."""
+
+    module: torch.jit.ScriptModule
+    rule: CallRule
+
+    def output(self, inputs: tuple[object, ...]) -> torch.Tensor:
+        """The judged output of one call, with the samples first; gradients as the caller set them."""
+        selected = select_output(self.module(*inputs), self.rule.selector)
+        return selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
+
+    def guard(self) -> AbstractContextManager[object]:
+        """Puts the model's state back on leaving."""
+        return StateGuard(self.module) if self.rule.stateful else nullcontext()
+
+    def outputs(self, feed: Feed, rows: Sequence[int], batch_size: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """Runs the rows in order, without gradients, and yields (rows, output) per batch.
+
+        Raises:
+            JobFailureError: the model raised (MODEL_RUN_FAILED), or its output is not a number (MODEL_NOT_FINITE).
+        """
+        size = self.rule.exact_batch or batch_size
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + size]
+            try:
+                output = self._run(feed, part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1 or self.rule.exact_batch is not None:
+                    raise
+                size = max(1, size // 2)
+                continue
+            yield part, output
+            start += len(part)
+
+    def _run(self, feed: Feed, rows: Sequence[int]) -> torch.Tensor:
+        padded = self._padded(rows)
+        torch.manual_seed(self.rule.seed)
+        try:
+            with torch.no_grad(), self.guard():
+                output = self.output(feed.inputs(padded))[: len(rows)].detach()
+        except MODEL_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            text = f"The model raised on samples {rows[0]} to {rows[-1]} of the {feed.name} set: {last_line(error)}"
+            raise JobFailureError(Reason.MODEL_RUN_FAILED, text) from error
+        if len(output) != len(rows):
+            text = f"The model returned {len(output)} outputs for {len(rows)} samples; it must return one for each."
+            raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+        return output
+
+    def _padded(self, rows: Sequence[int]) -> Sequence[int]:
+        exact = self.rule.exact_batch
+        if exact is None or len(rows) == exact:
+            return rows
+        return [*rows, *[rows[-1]] * (exact - len(rows))]
+
+
+def select_output(output: object, selector: str) -> torch.Tensor:
+    """The tensor that `selector` names in a model's output.
+
+    Raises:
+        JobFailureError: there is none, or it is not floating-point (MODEL_OUTPUT_UNSUPPORTED).
+    """
+    found = output
+    for key in filter(None, selector.split(".")):
+        found = _part(found, key)
+    if not isinstance(found, torch.Tensor):
+        text = f"The model returns {_shown(found)}; which part is judged must be named: output_selector, e.g. {_keys(found)}."
+        raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+    if not found.is_floating_point():
+        text = f"The model returns {found.dtype} values; a floating-point output is needed (logits, not class numbers)."
+        raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+    return found
+
+
+def _part(output: object, key: str) -> object:
+    if isinstance(output, Mapping) and key in output:
+        return output[key]
+    if isinstance(output, tuple | list):
+        if key.isdigit() and int(key) < len(output):
+            return output[int(key)]
+        if hasattr(output, "_fields") and key in output._fields:
+            return getattr(output, key)
+    text = f"output_selector names {key!r}, and the model returns {_shown(output)}; there is {_keys(output)}."
+    raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+
+
+def _shown(output: object) -> str:
+    if isinstance(output, torch.Tensor):
+        return "a single tensor"
+    if isinstance(output, tuple | list | Mapping):
+        return f"a {type(output).__name__} of {len(output)}"
+    return "nothing" if output is None else f"a {type(output).__name__}"
+
+
+def _keys(output: object) -> str:
+    if isinstance(output, Mapping):
+        return ", ".join(repr(str(key)) for key in list(output)[:8]) or "nothing in it"
+    if isinstance(output, tuple | list):
+        return ", ".join(repr(str(i)) for i in range(min(len(output), 8))) or "nothing in it"
+    return "no part to choose"
+
+
+def all_tensors(output: object) -> list[torch.Tensor]:
+    """Every tensor in a model's output, in order."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [tensor for value in output.values() for tensor in all_tensors(value)]
+    if isinstance(output, tuple | list):
+        return [tensor for value in output for tensor in all_tensors(value)]
+    return []
+
+
+def rows_of(samples: int) -> np.ndarray:
+    """All positions of a set."""
+    return np.arange(samples)

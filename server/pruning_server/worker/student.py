@@ -1,0 +1,104 @@
+"""The pruned model while it is trained: what may change, what is state, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from pruning_server.graph.modules import StateGuard, get_tensor
+from pruning_server.graph.values import Weight
+from pruning_server.recovery.ports import Trainable
+from pruning_server.worker.running import Subject
+
+TRAINABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class ModuleStudent:
+    """Fills `recovery.ports.Student` over a loaded module.
+
+    Attributes:
+        subject: the module and how it is called.
+        parameters: what the optimiser may change.
+        statistic_names: buffers that training passes update and that are not the model's own state.
+    """
+
+    subject: Subject
+    parameters: Sequence[Trainable]
+    statistic_names: tuple[str, ...]
+
+    @property
+    def statistics(self) -> Sequence[torch.Tensor]:
+        """The buffers themselves."""
+        return [get_tensor(self.subject.module, name) for name in self.statistic_names]
+
+    @property
+    def exact_batch(self) -> int | None:
+        """The only batch size that the model takes."""
+        return self.subject.rule.exact_batch
+
+    def train(self) -> None:
+        """Dropout on, normalization by batch."""
+        self.subject.module.train()
+
+    def eval(self) -> None:
+        """As at inference."""
+        self.subject.module.eval()
+
+    def forward(self, inputs: tuple[object, ...]) -> torch.Tensor:
+        """The judged output."""
+        return self.subject.output(inputs)
+
+    def keeping_state(self) -> AbstractContextManager[object]:
+        """Puts the model's state back on leaving, and keeps the statistics of the pass."""
+        return self._keeping() if self.subject.rule.stateful else nullcontext()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        with StateGuard(self.subject.module):
+            yield
+            became = [tensor.detach().clone() for tensor in self.statistics]
+        with torch.no_grad():
+            for tensor, value in zip(self.statistics, became, strict=True):
+                tensor.copy_(value)
+
+
+def find_trainables(
+    module: torch.jit.ScriptModule, weights: Sequence[Weight]
+) -> tuple[tuple[Trainable, ...], tuple[str, ...]]:
+    """What may be trained, each memory once, and notes.
+
+    Parameters that the owner froze stay frozen; where every one is frozen, which is how models are often exported, all
+    floating-point parameters are trained. `weights` adds kernels that are no parameters (thawed constants, buffers).
+    """
+    named = {name: tensor for name, tensor in module.named_parameters()}
+    aliases: dict[str, tuple[str, ...]] = {}
+    for weight in weights:
+        named.setdefault(weight.name, get_tensor(module, weight.name))
+        aliases[weight.name] = weight.aliases
+    floats = {name: tensor for name, tensor in named.items() if tensor.dtype in TRAINABLE_DTYPES and tensor.is_leaf}
+    wanted = {name: tensor for name, tensor in floats.items() if tensor.requires_grad}
+    notes: tuple[str, ...] = ()
+    if floats and not wanted:
+        notes = ("No parameter of the archive requires a gradient; all of them were fine-tuned.",)
+        wanted = floats
+        for tensor in floats.values():
+            tensor.requires_grad_()
+    trainables: dict[tuple[int, int, tuple[int, ...]], Trainable] = {}
+    for name, tensor in wanted.items():
+        others = [get_tensor(module, alias) for alias in aliases.get(name, ())]
+        key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
+        distinct = tuple(other for other in others if other is not tensor and other.shape == tensor.shape)
+        if tensor.numel() and key not in trainables:
+            for other in distinct:
+                other.requires_grad_()
+            trainables[key] = Trainable(name=name, tensor=tensor, aliases=distinct)
+    return tuple(trainables.values()), notes
+
+
+def find_statistics(module: torch.jit.ScriptModule, state_names: frozenset[str]) -> tuple[str, ...]:
+    """Names of the buffers that training may update."""
+    return tuple(name for name, _ in module.named_buffers() if name not in state_names)
