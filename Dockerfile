@@ -28,7 +28,8 @@ COPY constraints.txt ./
 RUN set -eu; \
     torch="$(grep '^torch==' constraints.txt)"; \
     if [ "$TORCH_VARIANT" != cuda ]; then torch="$torch+$TORCH_VARIANT"; fi; \
-    pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch"; \
+    pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch" \
+        || { echo "no $torch was found: give its index, --build-arg TORCH_INDEX_URL=URL (see the Dockerfile)" >&2; exit 1; }; \
     rm -rf /opt/venv/lib/python3*/site-packages/torch/include /opt/venv/lib/python3*/site-packages/torch/test; \
     find /opt/venv/lib/python3*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete; \
     python -c 'import sys, torch; variant, cuda = sys.argv[1], torch.version.cuda; \
@@ -70,6 +71,8 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
+# It reads the server's own variables, so a container that listens elsewhere or with TLS should set those, not flags.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["python", "-m", "pruning_server.service.healthcheck"]
+    CMD exec python -m pruning_server.service.healthcheck --address "$PRUNING_ADDRESS" \
+        ${PRUNING_TLS_CERT:+--tls-cert "$PRUNING_TLS_CERT" --tls-key "$PRUNING_TLS_KEY"}
 ENTRYPOINT ["tini", "--", "pruning-server"]

@@ -100,6 +100,9 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     GATE_DEADLINE_EXCEEDED = "GATE_DEADLINE_EXCEEDED"
 
+    # The server's own limits
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
+
     # The server's own data
     DATABASE_BUSY = "DATABASE_BUSY"
     DATABASE_UNUSABLE = "DATABASE_UNUSABLE"

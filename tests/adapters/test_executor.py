@@ -27,7 +27,7 @@ from pruning_server.jobs.events import (
 from pruning_server.jobs.ports import RunOutcome
 from pruning_server.spec.artifacts import ArtifactKind
 from pruning_server.spec.phases import Phase
-from pruning_server.spec.request import ArtifactRef, Evaluation, Verdict
+from pruning_server.spec.request import ArtifactRef, Evaluation, Limits, Verdict
 
 
 @pytest.fixture
@@ -118,6 +118,12 @@ def test_out_of_memory_names_the_limit_and_the_ways_out(world: World) -> None:
     failure = failed(world, "oom").failure
     assert "2.0 GiB" in failure.message
     assert "limits.memory_bytes" in failure.message
+
+
+def test_a_job_s_own_memory_limit_is_what_its_worker_gets(world: World) -> None:
+    failure = failed(world, "eat", limits=Limits(memory_bytes=400 * 2**20)).failure
+    assert failure.reason is Reason.WORKER_OUT_OF_MEMORY
+    assert "0.4 GiB" in failure.message
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "stubborn", "grandchild=hang", "silent"])

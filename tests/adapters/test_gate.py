@@ -8,15 +8,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from helpers.models import mlp, save_scripted, table_data
 from helpers.processes import command_lines, wait_until
 from pruning_server.adapters.clock import SystemClock
 from pruning_server.adapters.gate import GateProcess
 from pruning_server.adapters.process import python_command
 from pruning_server.archive.answer import GateAnswer, Refusal
 from pruning_server.errors import CapacityError, InvalidArtifactError, JobFailureError, Reason, UnavailableError
-from pruning_server.spec.artifacts import ArtifactKind, ModelSummary
+from pruning_server.spec.artifacts import ArtifactKind, DatasetSummary, ModelSummary
 from pruning_server.spec.base import to_json
 
 SUMMARY = ModelSummary(format_version=6, root="m", methods=("forward",), tensor_bytes=1, code_bytes=2, size_bytes=3)
@@ -164,3 +167,31 @@ def test_a_call_that_finds_every_gate_taken_is_told_to_come_back() -> None:
 def test_a_gate_that_cannot_be_started_is_a_fault_of_the_server() -> None:
     with pytest.raises(UnavailableError, match="cannot start a process"):
         GateProcess(clock=SystemClock(), command=("/nonexistent/python",)).check(MODEL, Path("x"))
+
+
+def real_gate(**options: float) -> GateProcess:
+    return GateProcess(clock=SystemClock(), **options)  # type: ignore[arg-type]
+
+
+def test_the_real_gate_accepts_a_real_model_and_a_real_dataset(tmp_path: Path) -> None:
+    save_scripted(mlp().eval(), tmp_path / "model.pt")
+    inputs, targets = table_data(40)
+    np.savez(tmp_path / "data.npz", inputs=inputs, targets=targets)
+    model = real_gate().repack(MODEL, tmp_path / "model.pt", tmp_path / "copy.pt")
+    assert isinstance(model, ModelSummary)
+    assert "forward" in model.methods
+    x = torch.from_numpy(inputs)
+    expected = torch.jit.load(str(tmp_path / "model.pt"))(x)
+    assert torch.equal(torch.jit.load(str(tmp_path / "copy.pt"))(x), expected)
+    data = real_gate().check(ArtifactKind.DATASET, tmp_path / "data.npz")
+    assert isinstance(data, DatasetSummary)
+    assert (data.samples, data.inputs[0].shape, data.container) == (40, inputs.shape, "npz")
+
+
+@pytest.mark.parametrize("kind", [MODEL, ArtifactKind.LOSS, ArtifactKind.DATASET])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x00" * 5000])
+def test_the_real_gate_refuses_what_is_no_file_of_its_kind(tmp_path: Path, kind: ArtifactKind, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InvalidArtifactError) as caught:
+        real_gate().check(kind, tmp_path / "file")
+    assert "gate_exit" not in caught.value.metadata  # refused, not died of

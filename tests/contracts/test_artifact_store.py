@@ -172,12 +172,14 @@ def test_an_upload_that_is_cut_anywhere_resumes(stores: OpenStores, seed: int) -
 
 def test_a_broken_stream_keeps_what_arrived(stores: OpenStores) -> None:
     artifact = announce(stores.artifacts, CONTENT)
-    with (
-        pytest.raises(ConnectionError),
-        stores.artifacts.open_upload(OWNER, artifact.artifact_id) as writer,
-    ):
-        writer.write(0, CONTENT[:777])
-        raise ConnectionError("the client is gone")
+
+    def broken_stream() -> None:
+        with stores.artifacts.open_upload(OWNER, artifact.artifact_id) as writer:
+            writer.write(0, CONTENT[:777])
+            raise ConnectionError("the client is gone")
+
+    with pytest.raises(ConnectionError):
+        broken_stream()
     assert stores.artifacts.get(OWNER, artifact.artifact_id).committed_size_bytes == 777
 
 
@@ -500,7 +502,7 @@ def test_what_a_kept_job_needs_is_kept_and_then_goes_with_it(stores: OpenStores,
     stores.clock.advance(3 * RETENTION_SECONDS)
     assert stores.artifacts.collect_garbage() == 0, "a job waits for them"
     stores.jobs.request_cancel(OWNER, waiting.job_id)
-    job_id, result = finished_job(stores, tmp_path, "done", model.artifact_id, data.artifact_id)
+    _, result = finished_job(stores, tmp_path, "done", model.artifact_id, data.artifact_id)
     stores.clock.advance(RETENTION_SECONDS - 1)
     assert stores.jobs.delete_expired() == 0
     assert stores.artifacts.collect_garbage() == 0

@@ -14,12 +14,22 @@ from typing import Self
 
 
 class RunningServer:
-    """Starts `python -m pruning_server` on a data folder; a context manager that stops it."""
+    """Starts `python -m pruning_server` on a data folder; a context manager that stops it.
 
-    def __init__(self, data_dir: Path, *flags: str, start_timeout_seconds: float = 30.0) -> None:
+    `program`: what Python runs instead of `-m pruning_server`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        start_timeout_seconds: float = 30.0,
+        program: tuple[str, ...] = ("-m", "pruning_server"),
+    ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._flags = flags
+        self._program = program
         self._start_timeout_seconds = start_timeout_seconds
         self.address = ""
         self.metrics_address = ""
@@ -31,7 +41,7 @@ class RunningServer:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "pruning_server", "--data-dir", str(self.data_dir),
+                    sys.executable, *self._program, "--data-dir", str(self.data_dir),
                     "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0", "--insecure-no-sandbox",
                     *self._flags,
                 ],

@@ -88,6 +88,11 @@ class Worker:
     def do_oom(self, _: str) -> None:
         bytearray(1 << 40)
 
+    def do_eat(self, _: str) -> None:
+        kept = []
+        while True:
+            kept.append(b"x" * (16 << 20))
+
     def do_sigkill(self, _: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -214,8 +219,9 @@ def main() -> int:
     parser.add_argument("--events-fd", type=int)
     parser.add_argument("--memory-bytes", type=int)
     arguments = parser.parse_args()
+    parent = os.getppid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(os.environ.get("PRUNING_PARENT_PID", os.getppid())):
+    if os.getppid() != parent:
         return 1
     if arguments.command == "probe":
         print("a library says hello")

@@ -77,6 +77,12 @@ def violations(
         (spec(), dataset()),
         (spec(), dataset(targets=None)),
         (spec(task=Task.AGREEMENT), dataset(targets=None)),
+        (spec(task=Task.AGREEMENT, loss=Loss.MSE), dataset(targets=None)),
+        (
+            spec(task=Task.CLASSIFICATION, loss=Loss.CROSS_ENTROPY),
+            dataset(targets=array("targets", "float32", 100, 10)),
+        ),
+        (spec(task=Task.CLASSIFICATION), dataset(targets=array("targets", "float32", 100))),
         (spec(loss=Loss.CROSS_ENTROPY, task=Task.CLASSIFICATION), dataset()),
         (spec(loss=Loss.CROSS_ENTROPY), dataset(targets=array("targets", "uint8", 100))),
         (spec(loss=Loss.MSE, task=Task.REGRESSION), dataset(targets=array("targets", "float32", 100, 2))),
@@ -159,12 +165,10 @@ def test_a_loss_module_and_a_task_need_targets() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
-@pytest.mark.parametrize(
-    ("field", "request_"),
-    [("spec.loss", spec(loss=Loss.CROSS_ENTROPY)), ("spec.task", spec(task=Task.CLASSIFICATION))],
-)
-def test_class_numbers_must_be_integers(dtype: str, field: str, request_: PruningSpec) -> None:
-    reason, text = violations(request_, dataset(targets=array("targets", dtype, 100)))[field]
+@pytest.mark.parametrize("shape", [(100,), (100, 1), (100, 5)])
+def test_cross_entropy_needs_class_numbers(dtype: str, shape: tuple[int, ...]) -> None:
+    targets = array("targets", dtype, *shape)
+    reason, text = violations(spec(loss=Loss.CROSS_ENTROPY), dataset(targets=targets))["spec.loss"]
     assert reason is Reason.DATASET_TARGETS
     assert dtype in text
     assert "int64" in text

@@ -161,6 +161,43 @@ def test_cancels_at_random_moments_always_settle(world: World) -> None:
             assert job.state is JobState.CANCELLED
 
 
+def test_a_cancel_that_races_the_end_of_its_run_settles_once(world: World) -> None:
+    """The run ends by itself at about the moment at which it is cancelled, a few hundred times."""
+    chance = random.Random(3)
+
+    class Quick:
+        def run(
+            self, job: Job, device: str, on_message: Callable[[WorkerMessage], None], cancelled: CancelToken
+        ) -> RunOutcome:
+            on_message(WorkerAlive(rss_bytes=len(device)))
+            stopped = cancelled.wait(0.0005)
+            reason = Reason.CANCELLED if stopped else Reason.NOTHING_PRUNABLE
+            failure = Failure(reason=reason, message=job.job_id)
+            return RunOutcome(
+                result=None, failure=failure, retryable=False, exit_cause="cancelled" if stopped else "ok"
+            )
+
+    with running(world, Quick(), cpu_slots=4) as scheduler:
+        jobs = [world.submit() for _ in range(200)]
+        scheduler.wake()
+        for job in jobs:
+            if chance.random() < 0.7:
+                world.store.request_cancel(job.owner, job.job_id)
+                scheduler.cancel(job.job_id)
+        wait_for_end(world, *jobs)
+    seen = set()
+    for job in jobs:
+        history = states(world, job)
+        assert sum(state.is_terminal for state in history) == 1
+        assert (JobState.CANCELLING in history) <= (history[-1] is JobState.CANCELLED)
+        seen.add(tuple(history))
+    assert len(seen) > 1
+    direct = sum(
+        JobState.RUNNING not in states(world, job) for job in jobs
+    )  # cancelled in the queue: not the scheduler's
+    assert len(world.metrics.of("job_completed")) == len(jobs) - direct
+
+
 def test_stopping_kills_the_workers_and_gives_the_attempts_back(world: World) -> None:
     with running(world) as scheduler:
         job = world.submit("hang", max_attempts=1)

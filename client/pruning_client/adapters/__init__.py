@@ -75,7 +75,18 @@ def _prepare(
     kind = _kind_of(path)
     if kind == "container":
         return path, None
-    folder.mkdir()
+    try:
+        folder.mkdir()
+        return _convert(path, kind, folder, classes, note)
+    except OSError as error:
+        raise BadInputError(
+            f"cannot convert {path} in {folder}: {error.strerror} (TMPDIR names the folder for such files)"
+        ) from error
+
+
+def _convert(
+    path: Path, kind: str, folder: Path, classes: tuple[str, ...] | None, note: Note
+) -> tuple[Path, tuple[str, ...] | None]:
     destination = folder / f"{path.resolve().name}.npz"
     # numpy and the extras' libraries are imported only by those who need them.
     if kind == "images":

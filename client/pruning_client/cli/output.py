@@ -28,6 +28,10 @@ class Output:
         self.stderr.write(f"{printable(text, 20_000)}\n")
         self.stderr.flush()
 
+    def usage(self, text: str) -> None:
+        """Repeats a command's short help, on stderr."""
+        self.stderr.write(text)
+
     def line(self, text: str) -> None:
         """Says a part of the result; not with `--json`."""
         if not self.is_json:

@@ -153,7 +153,7 @@ class _LocalRun:
         return RunOutcome(result=result, failure=None, retryable=False, exit_cause=ExitCause.OK.value)
 
     def _work(self) -> RunSucceeded:
-        end = self._supervise(None, "run", "--memory-bytes", str(self._memory_bytes))
+        end = self._supervise(None, "run")
         if isinstance(end.final, RunSucceeded):
             return end.final
         raise self._ended_by(end)
@@ -164,11 +164,12 @@ class _LocalRun:
         if not isinstance(end.final, CheckPassed):
             raise self._ended_by(end)
 
-    def _supervise(self, phase: Phase | None, command: str, *arguments: str) -> WorkerEnd:
+    def _supervise(self, phase: Phase | None, command: str) -> WorkerEnd:
         self._check_time()
         folder, threads = self._folder.path, self._parts.limits.threads
+        arguments = ["--workspace", str(folder), "--memory-bytes", str(self._memory_bytes)]
         with Child(
-            [*self._parts.worker_command, command, "--workspace", str(folder), *arguments],
+            [*self._parts.worker_command, command, *arguments],
             folder=folder,
             environment=child_environment(home=folder, threads=threads, cuda_devices=_cuda_devices(self._device)),
             events_flag="--events-fd",

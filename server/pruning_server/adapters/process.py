@@ -52,7 +52,7 @@ def child_environment(*, home: Path, threads: int, cuda_devices: str | None) -> 
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Lets the child notice a parent that died before the child could ask to die with it.
+        # Lets a child notice that its parent died before the child could ask to die with it.
         "PRUNING_PARENT_PID": str(os.getpid()),
     }
     if cuda_devices is None:
@@ -140,6 +140,7 @@ class Child:
         self.stderr = TailBuffer()
         self._killed = False
         self._exit: ExitStatus | None = None
+        self._selector = selectors.DefaultSelector()
         reader, writer = _open_pipe() if events_flag is not None else (None, None)
         passed = [] if writer is None else [writer.fileno()]
         arguments = [] if events_flag is None else [events_flag, *map(str, passed)]
@@ -158,11 +159,11 @@ class Child:
         except OSError:
             if reader is not None:
                 reader.close()
+            self._selector.close()
             raise
         finally:
             if writer is not None:
                 writer.close()
-        self._selector = selectors.DefaultSelector()
         streams = ((reader, None), (self._process.stdout, self.stdout), (self._process.stderr, self.stderr))
         for stream, tail in streams:
             if stream is not None:

@@ -58,7 +58,10 @@ _ZIP_MEMBERS: tuple[tuple[tuple[str, ...], Format], ...] = (
     (("metadata.json", "model.weights.h5"), Format("a Keras model (.keras)")),
     ((".data/extern_modules",), Format("an archive of torch.package")),
     (("MAR-INF/MANIFEST.json",), Format("a TorchServe archive (.mar); the TorchScript file is inside it")),
-    (("model.json", "version"), Format("a TorchScript file of a torch older than 1.4; load and save it with a newer one")),
+    (
+        ("model.json", "version"),
+        Format("a TorchScript file of a torch older than 1.4; load and save it with a newer one"),
+    ),
     (("[Content_Types].xml",), Format("an office document")),
 )
 _CHECKPOINT_RECORD = "data.pkl"

@@ -154,9 +154,13 @@ def _check_head(head: bytes, size: int) -> None:
         raise MODEL_REFUSALS.is_truncated(f"only {size} bytes of the model are here")
     found = recognise(head, size)
     if found is None:
-        raise MODEL_REFUSALS.is_not_a_zip(f"the file is not a TorchScript archive, which is a zip; {SAVE_AS_TORCHSCRIPT}")
+        raise MODEL_REFUSALS.is_not_a_zip(
+            f"the file is not a TorchScript archive, which is a zip; {SAVE_AS_TORCHSCRIPT}"
+        )
     reason = Reason.MODEL_IS_CHECKPOINT if found.is_checkpoint else Reason.MODEL_NOT_A_ZIP
-    raise InvalidArtifactError(reason, f"the file is {found.name}, not a TorchScript archive; {_advice(found.is_checkpoint)}")
+    raise InvalidArtifactError(
+        reason, f"the file is {found.name}, not a TorchScript archive; {_advice(found.is_checkpoint)}"
+    )
 
 
 def _check_format(names: list[str]) -> None:
@@ -170,7 +174,9 @@ def _check_format(names: list[str]) -> None:
 
 def _advice(is_checkpoint: bool) -> str:
     if is_checkpoint:
-        return f"weights without their code cannot be run: load them into the model in Python, then {SAVE_AS_TORCHSCRIPT}"
+        return (
+            f"weights without their code cannot be run: load them into the model in Python, then {SAVE_AS_TORCHSCRIPT}"
+        )
     return f"in Python, with the model, {SAVE_AS_TORCHSCRIPT}"
 
 
@@ -218,7 +224,9 @@ def _check_records(records: dict[str, Entry]) -> None:
                 " by tracing? Then trace it in parts, or script it"
             )
     if code_bytes > MAX_CODE_BYTES:
-        raise MODEL_REFUSALS.is_refused(f"the archive's code has {code_bytes} bytes; at most {MAX_CODE_BYTES} are taken")
+        raise MODEL_REFUSALS.is_refused(
+            f"the archive's code has {code_bytes} bytes; at most {MAX_CODE_BYTES} are taken"
+        )
 
 
 def _read(source: BinaryIO, records: dict[str, Entry], record: str, limit_bytes: int) -> bytes:
@@ -281,7 +289,7 @@ def _unsupported(name: str) -> InvalidArtifactError:
 
 
 def _check_storages(summary: PickleSummary, folder: str, records: dict[str, Entry]) -> None:
-    """torch does not compare a declared size with the record, and would read and write beyond it."""
+    """Declared sizes are the records' sizes: torch does not compare them, and would read and write beyond a record."""
     for storage in summary.storages:
         entry = records.get(f"{folder}/{storage.key}")
         if entry is None:

@@ -98,6 +98,20 @@ class _Machine:
             raise ValueError("a value is missing")
         return value
 
+    def result(self) -> object:
+        """Takes the one value that must be left at the end."""
+        value = self.pop()
+        if self.stack:
+            raise ValueError("values are left over")
+        return value
+
+    def result(self) -> object:
+        """Takes the one value that must be left at the end."""
+        value = self.pop()
+        if self.stack:
+            raise ValueError("values are left over")
+        return value
+
     def pop_to_mark(self) -> list[object]:
         """Takes everything down to the last mark."""
         values: list[object] = []
@@ -129,9 +143,7 @@ def read_pickle(data: bytes, refusals: Refusals, record: str) -> PickleSummary:
                     f"{shown(record)} uses the pickle operation {opcode.name}, which TorchScript never writes"
                 )
             step(machine, argument)
-        top = machine.pop()
-        if machine.stack:
-            raise ValueError("values are left over")
+        top = machine.result()
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise refusals.is_corrupt(f"{shown(record)} is not a whole pickle ({shown(str(error))})") from error
     top_class = top.of.name.replace(" ", ".") if isinstance(top, Instance) else None
@@ -227,7 +239,7 @@ def _new_object(machine: _Machine, _: object) -> None:
 def _reduce(machine: _Machine, _: object) -> None:
     machine.pop()
     if not isinstance(machine.pop(), Global):
-        raise ValueError("a call names no function")
+        raise ValueError("a call names no function")  # noqa: TRY004 - as above
     machine.stack.append(_OPAQUE)
 
 

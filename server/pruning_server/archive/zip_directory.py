@@ -96,7 +96,9 @@ def read_directory(source: BinaryIO, refusals: Refusals, limits: ZipLimits) -> t
     total = source.seek(0, os.SEEK_END)
     end = _read_end(source, total, refusals)
     if end.entries > limits.max_entries or end.directory_bytes > limits.max_directory_bytes:
-        raise refusals.is_refused(f"the {refusals.noun} has {end.entries} entries; at most {limits.max_entries} are taken")
+        raise refusals.is_refused(
+            f"the {refusals.noun} has {end.entries} entries; at most {limits.max_entries} are taken"
+        )
     source.seek(end.directory_offset)
     directory = source.read(end.directory_bytes)
     centrals = sorted(_parse_directory(directory, end.entries, refusals, limits), key=lambda c: c.header_offset)
@@ -136,7 +138,9 @@ def _read_end64(source: BinaryIO, locator: bytes, locator_position: int, end32: 
     if position != locator_position - END64.size or disk != 0 or disks > 1:
         raise damaged
     source.seek(position)
-    signature, size, _, _, disk, first_disk, here, entries, directory_bytes, offset = END64.unpack(source.read(END64.size))
+    signature, size, _, _, disk, first_disk, here, entries, directory_bytes, offset = END64.unpack(
+        source.read(END64.size)
+    )
     if signature != END64_SIGNATURE or size != END64.size - 12 or (disk, first_disk) != (0, 0) or here != entries:
         raise damaged
     pairs = (
@@ -170,14 +174,18 @@ def _parse_directory(data: bytes, count: int, refusals: Refusals, limits: ZipLim
         if len(data) - position < CENTRAL.size or not data.startswith(CENTRAL_SIGNATURE, position):
             raise damaged
         fields = CENTRAL.unpack_from(data, position)
-        _, _, _, flags, method, _, _, crc32, packed, size, name_bytes, extra_bytes, comment_bytes, disk, _, _, at = fields
+        _, _, _, flags, method, _, _, crc32, packed, size, name_bytes, extra_bytes, comment_bytes, disk, _, _, at = (
+            fields
+        )
         name_end = position + CENTRAL.size + name_bytes
         end = name_end + extra_bytes + comment_bytes
         if end > len(data) or disk not in {0, UINT16_MAX}:
             raise damaged
         raw_name = data[position + CENTRAL.size : name_end]
         if name_bytes > limits.max_name_bytes:
-            raise refusals.is_refused(f"an entry's name has {name_bytes} bytes; at most {limits.max_name_bytes} are taken")
+            raise refusals.is_refused(
+                f"an entry's name has {name_bytes} bytes; at most {limits.max_name_bytes} are taken"
+            )
         sizes = _widen(size, packed, at, data[name_end : name_end + extra_bytes])
         if sizes is None:
             raise damaged
@@ -241,7 +249,13 @@ def _locate(source: BinaryIO, central: _Central, directory_offset: int, refusals
         raise damaged
     payload_offset = central.header_offset + LOCAL.size + name_bytes + extra_bytes
     return Entry(
-        name, central.method, central.crc32, central.packed_bytes, central.size_bytes, central.header_offset, payload_offset
+        name,
+        central.method,
+        central.crc32,
+        central.packed_bytes,
+        central.size_bytes,
+        central.header_offset,
+        payload_offset,
     )
 
 

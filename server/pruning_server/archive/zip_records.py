@@ -39,7 +39,9 @@ def stream_blocks(source: BinaryIO, entry: Entry, refusals: Refusals) -> Iterato
             break
         yield block
     if size != entry.size_bytes:
-        raise refusals.is_corrupt(f"the entry {shown(entry.name)} has not the {entry.size_bytes} bytes that it declares")
+        raise refusals.is_corrupt(
+            f"the entry {shown(entry.name)} has not the {entry.size_bytes} bytes that it declares"
+        )
     if crc32 != entry.crc32:
         raise refusals.is_corrupt(f"the bytes of the entry {shown(entry.name)} do not match their checksum")
 

@@ -99,7 +99,9 @@ class ZipWriter:
         if count >= UINT16_MAX or size >= self._zip64_from or start >= self._zip64_from:
             position = self._offset
             self._write(
-                END64.pack(END64_SIGNATURE, END64.size - 12, _VERSION_ZIP64, _VERSION_ZIP64, 0, 0, count, count, size, start)
+                END64.pack(
+                    END64_SIGNATURE, END64.size - 12, _VERSION_ZIP64, _VERSION_ZIP64, 0, 0, count, count, size, start
+                )
             )
             self._write(LOCATOR64.pack(LOCATOR64_SIGNATURE, 0, position, 1))
         narrow_count = min(count, UINT16_MAX)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from pruning_server.graph import ir
 from pruning_server.graph.slots import Path, Places
 from pruning_server.graph.values import WeightKind
 
@@ -127,8 +125,8 @@ class Findings:
     statistics: set[Path] = field(default_factory=set)
     written: dict[Path, Site] = field(default_factory=dict)
     rescaled: set[Path] = field(default_factory=set)
-    # Per (method, number of the node in program order): the slots at its weight positions.
-    weights_of_node: dict[tuple[str, int], tuple[Path, ...]] = field(default_factory=dict)
+    # Per (method, number of the op's first result in that graph): the slots at its weight positions.
+    weights_of_result: dict[tuple[str, int], tuple[Path, ...]] = field(default_factory=dict)
 
     def block(self, paths: Iterable[Path], reason: str, site: Site, *, hard: bool) -> None:
         """Notes the first reason; a hard one replaces a soft one."""
@@ -145,18 +143,13 @@ class Findings:
 
 def read_place(places: Places, written: Iterable[Path], path: Path) -> Flow:
     """The flow of `self.<path>`: a tensor, a container of tensors, a module, or something without tensors."""
-    active = any(path[: len(one)] == one for one in written)
+    active = any(path[: len(one)] == one for one in (*written, *places.opaque))
     if path in places.slots:
         return Flow(active=True) if active else Flow(stored=frozenset({path}))
     if path in places.containers:
         keys = places.containers[path]
         entries = tuple((key, read_place(places, written, (*path, str(key)))) for key in keys)
         return Flow(active=active, origin=frozenset({path}), entries=entries)
-    if path in places.modules or path in places.opaque:
-        return Flow(objects=frozenset({path}), active=path in places.opaque)
-    return Flow(active=active)
-
-
-def numbered(graph: ir.Graph) -> list[Any]:
-    """The graph's nodes in program order; their positions identify them across equal copies of the graph."""
-    return list(ir.walk(graph))
+    if path in places.modules or active:
+        return Flow(objects=frozenset({path}), active=active)
+    return NOTHING

@@ -172,9 +172,9 @@ def is_tensor(value: Value) -> bool:
     return type_kind(value) == "TensorType"
 
 
-def is_tensor_list(value: Value) -> bool:
-    """Whether the value is statically a list of tensors."""
-    return str(value.type().annotation_str) == "List[Tensor]"
+def may_hold_tensor(value: Value) -> bool:
+    """Whether the value is a tensor, a container of tensors, or an object that may hold some."""
+    return type_kind(value) in {"ClassType", "InterfaceType", "AnyType"} or "Tensor" in str(value.type().annotation_str)
 
 
 def source_of(node: Node) -> str:

@@ -16,6 +16,7 @@ from pruning_server.errors import (
 from pruning_server.jobs.ports import ArtifactStore, Gate
 from pruning_server.jobs.probe import Probe, StrategyInfo
 from pruning_server.spec.artifacts import ArtifactKind, Summary
+from pruning_server.spec.problems import Problem, refuse
 from pruning_server.spec.request import ArtifactRef, PruningSpec, Strategy
 
 
@@ -51,33 +52,27 @@ def check_artifacts(owner: str, spec: PruningSpec, artifacts: ArtifactStore) -> 
     Raises:
         InvalidRequestError: with a violation for each field that is wrong; its reason is that of the first.
     """
-    problems = [problem for ref in named_refs(spec) if (problem := _problem_of(owner, ref, artifacts)) is not None]
-    if not problems:
-        return
-    violations = tuple(FieldViolation(ref.field, description) for ref, _, description in problems)
-    message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-    first_ref, first_reason, _ = problems[0]
-    raise InvalidRequestError(
-        first_reason, message, violations=violations, metadata={"artifact_id": first_ref.ref.artifact_id}
-    )
+    refuse(problem for ref in named_refs(spec) if (problem := _problem_of(owner, ref, artifacts)) is not None)
 
 
-def _problem_of(owner: str, named: NamedRef, artifacts: ArtifactStore) -> tuple[NamedRef, Reason, str] | None:
+def _problem_of(owner: str, named: NamedRef, artifacts: ArtifactStore) -> Problem | None:
     try:
         artifact = artifacts.get(owner, named.ref.artifact_id)
     except NotFoundError:
-        return named, Reason.ARTIFACT_NOT_FOUND, f"no artifact {named.ref.artifact_id!r}; upload the file first"
+        return Problem(
+            named.field, f"no artifact {named.ref.artifact_id!r}; upload the file first", Reason.ARTIFACT_NOT_FOUND
+        )
     if artifact.kind != named.kind:
         description = f"this artifact is of kind {artifact.kind.value}, needed is {named.kind.value}; upload it as that"
-        return named, Reason.ARTIFACT_WRONG_KIND, description
+        return Problem(named.field, description, Reason.ARTIFACT_WRONG_KIND)
     if not artifact.active:
         description = (
             f"its upload stands at {artifact.committed_size_bytes} of {artifact.size_bytes} bytes; finish it first"
         )
-        return named, Reason.ARTIFACT_NOT_ACTIVE, description
+        return Problem(named.field, description, Reason.ARTIFACT_NOT_ACTIVE)
     if named.ref.sha256 is not None and named.ref.sha256.lower() != artifact.sha256:
         description = f"the stored file has SHA-256 {artifact.sha256}, the request says {named.ref.sha256}"
-        return named, Reason.CONTENT_MISMATCH, description
+        return Problem(named.field, description, Reason.CONTENT_MISMATCH)
     return None
 
 

@@ -6,28 +6,18 @@ Whatever only a run can show (what the model takes, how many classes it has) is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-from pruning_server.errors import FieldViolation, InvalidRequestError, Reason
+from pruning_server.errors import InvalidRequestError, Reason
 from pruning_server.spec.artifacts import DatasetSummary, Summary, TensorSummary
+from pruning_server.spec.problems import Problem, invalid, refuse
 from pruning_server.spec.request import Layout, Loss, PruningSpec, SplitFractions, Task
 
 # The verdict needs a spread, so the report split needs two samples; every other split that is used needs one.
 MIN_REPORT_SAMPLES = 2
 MIN_PART_SAMPLES = 1
 
-_TASKS_WITH_LABELS = frozenset({Task.CLASSIFICATION, Task.SEGMENTATION, Task.SEQUENCE_LABELLING})
 _TASKS_WITHOUT_TARGETS = frozenset({Task.AGREEMENT, Task.EMBEDDING, Task.LANGUAGE_MODELLING})
 _IMAGE_RANK = 4
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: the reason, the field, and what to change."""
-
-    reason: Reason
-    field: str
-    description: str
 
 
 def check_summaries(spec: PruningSpec, summaries: Mapping[str, Summary]) -> None:
@@ -48,10 +38,7 @@ def check_summaries(spec: PruningSpec, summaries: Mapping[str, Summary]) -> None
     train = summaries.get("spec.train")
     if isinstance(train, DatasetSummary):
         problems += _train(validation, train)
-    if problems:
-        message = "; ".join(f"{problem.field}: {problem.description}" for problem in problems)
-        violations = tuple(FieldViolation(problem.field, problem.description) for problem in problems)
-        raise InvalidRequestError(problems[0].reason, message, violations=violations)
+    refuse(problems)
 
 
 def samples_needed(split: SplitFractions) -> int:
@@ -66,10 +53,10 @@ def _samples(split: SplitFractions, validation: DatasetSummary) -> Iterator[Prob
     needed = samples_needed(split)
     if validation.samples < needed:
         yield Problem(
-            Reason.DATASET_TOO_SMALL,
             "spec.validation",
             f"has {validation.samples} samples; at least {needed} are needed to split it into fit, select and report"
             " (and hundreds for a verdict that can tell anything)",
+            Reason.DATASET_TOO_SMALL,
         )
 
 
@@ -77,8 +64,7 @@ def _preprocessing(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Pr
     given = spec.preprocessing
     images = [array for array in validation.inputs if len(array.shape) == _IMAGE_RANK]
     if given.layout is Layout.NHWC and not images:
-        yield Problem(
-            Reason.INVALID_FIELD,
+        yield invalid(
             "spec.preprocessing.layout",
             f"NHWC needs inputs of 4 axes [N, H, W, C]; the dataset holds {_describe_all(validation.inputs)}",
         )
@@ -94,8 +80,7 @@ def _preprocessing(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Pr
                 if _looks_nhwc(spec, images)
                 else ""
             )
-            yield Problem(
-                Reason.INVALID_FIELD,
+            yield invalid(
                 f"spec.preprocessing.{name}",
                 f"has {len(values)} values, but the inputs have {counts} channels (axis {axis}){hint}",
             )
@@ -107,36 +92,36 @@ def _looks_nhwc(spec: PruningSpec, images: list[TensorSummary]) -> bool:
 
 
 def _targets(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Problem]:
-    users = list(_users_of_targets(spec))
-    if validation.targets is None:
-        for field, user, _ in users:
+    if spec.task in _TASKS_WITHOUT_TARGETS:
+        return  # Whatever loss is named is taken of the original's outputs.
+    targets = validation.targets
+    if targets is None:
+        for field, user in _users_of_targets(spec):
             yield Problem(
-                Reason.DATASET_TARGETS,
                 field,
-                f"{user} needs `targets`, and the validation set has none; add them, or leave task and loss unset to"
+                f"{user} needs `targets`, and the validation set has none; add them, or set the task to agreement to"
                 " judge the agreement with the original model",
-            )
-        return
-    if validation.targets.dtype == "bool" or _is_integer(validation.targets.dtype):
-        return
-    for field, user, needs_labels in users:
-        if needs_labels:
-            yield Problem(
                 Reason.DATASET_TARGETS,
-                field,
-                f"{user} needs integer class numbers as `targets`; the validation set has {validation.targets.dtype}."
-                " Store them as int64, or name another task and loss (mse or l1 for regression)",
             )
+        return
+    may_be_one_hot = spec.task is Task.CLASSIFICATION and any(size > 1 for size in targets.shape[1:])
+    if spec.loss is Loss.CROSS_ENTROPY and not _is_integer(targets.dtype) and not may_be_one_hot:
+        yield Problem(
+            "spec.loss",
+            f"the loss cross_entropy needs integer class numbers as `targets`; the validation set has {targets.dtype}."
+            " Store them as int64, or name another loss (mse or l1 for regression)",
+            Reason.DATASET_TARGETS,
+        )
 
 
-def _users_of_targets(spec: PruningSpec) -> Iterator[tuple[str, str, bool]]:
-    """Yields (field, how to call it, whether it needs class numbers) of everything that reads the targets."""
+def _users_of_targets(spec: PruningSpec) -> Iterator[tuple[str, str]]:
+    """Yields (field, how to call it) of everything that reads the targets."""
     if spec.loss is not None:
-        yield "spec.loss", f"the loss {spec.loss.value}", spec.loss is Loss.CROSS_ENTROPY
+        yield "spec.loss", f"the loss {spec.loss.value}"
     if spec.loss_module is not None:
-        yield "spec.loss_module", "a loss module", False
-    if spec.task is not None and spec.task not in _TASKS_WITHOUT_TARGETS:
-        yield "spec.task", f"the task {spec.task.value}", spec.task in _TASKS_WITH_LABELS
+        yield "spec.loss_module", "a loss module"
+    if spec.task is not None:
+        yield "spec.task", f"the task {spec.task.value}"
 
 
 def _arguments(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Problem]:
@@ -146,10 +131,9 @@ def _arguments(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Proble
     for index, argument in enumerate(spec.arguments):
         field = f"spec.arguments[{index}].position"
         if argument.position in seen:
-            yield Problem(Reason.INVALID_FIELD, field, f"position {argument.position} is given twice")
+            yield invalid(field, f"position {argument.position} is given twice")
         elif not 0 <= argument.position < total:
-            yield Problem(
-                Reason.INVALID_FIELD,
+            yield invalid(
                 field,
                 f"position {argument.position} leaves a hole: with {len(validation.inputs)} inputs in the dataset and"
                 f" {len(spec.arguments)} scalar arguments, positions go from 0 to {total - 1}",
@@ -160,30 +144,30 @@ def _arguments(spec: PruningSpec, validation: DatasetSummary) -> Iterator[Proble
 def _train(validation: DatasetSummary, train: DatasetSummary) -> Iterator[Problem]:
     if len(train.inputs) != len(validation.inputs):
         yield Problem(
-            Reason.DATASET_KEYS,
             "spec.train",
             f"has {len(train.inputs)} inputs, the validation set has {len(validation.inputs)}; both feed the same model",
+            Reason.DATASET_KEYS,
         )
         return
     pairs = list(zip(train.inputs, validation.inputs, strict=True))
     if validation.targets is not None:
         if train.targets is None:
             yield Problem(
-                Reason.DATASET_TARGETS, "spec.train", "has no `targets`, the validation set has; the gap needs both"
+                "spec.train", "has no `targets`, the validation set has; the gap needs both", Reason.DATASET_TARGETS
             )
         else:
             pairs.append((train.targets, validation.targets))
     for ours, theirs in pairs:
         if ours.dtype != theirs.dtype or ours.shape[1:] != theirs.shape[1:]:
             yield Problem(
-                Reason.DATASET_DTYPE if ours.dtype != theirs.dtype else Reason.MODEL_INPUT_MISMATCH,
                 "spec.train",
                 f"{_describe(ours)} does not fit the validation set's {_describe(theirs)}; store both alike",
+                Reason.DATASET_DTYPE if ours.dtype != theirs.dtype else Reason.MODEL_INPUT_MISMATCH,
             )
 
 
 def _is_integer(dtype: str) -> bool:
-    return dtype.startswith(("int", "uint"))
+    return dtype == "bool" or dtype.startswith(("int", "uint"))
 
 
 def _describe(array: TensorSummary) -> str:

@@ -246,24 +246,20 @@ def _blended(lesson: Lesson, output: torch.Tensor, batch: Batch) -> torch.Tensor
 
 
 def _require_gradient(lesson: Lesson) -> None:
-    """Tries one pass; leaves gradients cleared."""
-    rows = next(
-        batches(
-            lesson.data.samples, lesson.plan.batch_size, lesson.student.exact_batch, np.random.default_rng(0)
-        ),
-        (),
-    )
-    if not rows:
-        raise NoGradientError("The fit split has fewer samples than the model's only batch size.")
-    batch = lesson.data.batch(rows[0])
+    """Tries one small pass; leaves gradients cleared."""
+    # Two samples, as batch normalization cannot train on one.
+    size = lesson.student.exact_batch or min(2, lesson.data.samples)
+    if size > lesson.data.samples:
+        raise NoGradientError("the fit split has fewer samples than the model's only batch size.")
+    batch = lesson.data.batch(range(size))
     lesson.student.train()
     with lesson.student.keeping_state():
         output = lesson.student.forward(batch.inputs)
         if not output.requires_grad:
-            raise NoGradientError("No gradient flows from the model's output to its weights.")
+            raise NoGradientError("no gradient flows from the model's output to its weights.")
         loss = _blended(lesson, output, batch)
         if not loss.requires_grad:
-            raise NoGradientError("No gradient flows from the loss to the model's output.")
+            raise NoGradientError("no gradient flows from the loss to the model's output.")
         loss.backward()  # type: ignore[no-untyped-call]
     reached = any(
         tensor.grad is not None
@@ -274,7 +270,7 @@ def _require_gradient(lesson: Lesson) -> None:
         for tensor in (trainable.tensor, *trainable.aliases):
             tensor.grad = None
     if not reached:
-        raise NoGradientError("No gradient flows from the model's output to its weights.")
+        raise NoGradientError("no gradient flows from the model's output to its weights.")
 
 
 def _judged(lesson: Lesson) -> Score:

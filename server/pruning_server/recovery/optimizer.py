@@ -39,12 +39,17 @@ class MaskedOptimizer:
         (loss * self._scale).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> bool:
-        """Takes a step, or none and returns False where a gradient is not finite."""
+        """Takes a step, or none and returns False where a gradient is not finite.
+
+        An overflow of the loss scale alone only lowers the scale.
+        """
         for trainable, master in zip(self._trainables, self._masters, strict=True):
             master.grad = _gradient(trainable, master, self._scale)
         norm = torch.nn.utils.clip_grad_norm_(self._masters, MAX_GRADIENT_NORM)
         if not bool(torch.isfinite(norm)):
-            return False
+            overflow = self._scale > 1.0
+            self._scale = max(1.0, self._scale / 4)
+            return overflow
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

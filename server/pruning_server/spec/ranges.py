@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+# Spaces and marks of every script are fine; what moves a terminal's cursor or ends a line of a log is not.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INT64 = range(-(2**63), 2**63)
 MAX_SCALAR_CHARACTERS = 10_000
 
@@ -45,17 +47,17 @@ def between(low: int, high: int) -> Rule:
 
 
 def text(low: int, high: int, *, what: str = "the text") -> Callable[[str], str | None]:
-    """Between `low` and `high` printable characters."""
+    """Between `low` and `high` characters, none of which controls a terminal or ends a line."""
 
     def rule(value: str) -> str | None:
         if not low <= len(value) <= high:
             return f"{what} must have {low} to {high} characters, not {len(value)}"
-        return None if value.isprintable() else f"{what} must be printable, without control characters"
+        return f"{what} must not have control characters" if _CONTROL.search(value) else None
 
     return rule
 
 
-def scalar(value: bool | float | str) -> str | None:  # noqa: FBT001 - the type of the value is the caller's
+def scalar(value: bool | float | str) -> str | None:
     """A scalar argument of forward: a bool, an integer of 64 bits, a finite number, or a text."""
     if isinstance(value, str):
         too_long = len(value) > MAX_SCALAR_CHARACTERS

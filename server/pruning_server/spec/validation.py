@@ -64,15 +64,6 @@ def check_spec(spec: PruningSpec) -> None:
     refuse(find_problems(spec))
 
 
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Checks the labels of a job: at most 64, keys and values of at most 256 printable characters, no empty key.
-
-    Raises:
-        InvalidRequestError: with a violation for every label that is wrong.
-    """
-    refuse(_labels(labels))
-
-
 def check_implemented(spec: PruningSpec) -> None:
     """Checks that this version does what the request asks for.
 
@@ -237,7 +228,8 @@ def _arguments(spec: PruningSpec) -> Iterator[Problem]:
         if argument.position in seen:
             yield invalid(f"{field}.position", f"position {argument.position} is given twice")
         yield from _one(f"{field}.position", argument.position, ranges.at_least_zero)
-        yield from _one(f"{field}.value", argument.value, ranges.scalar)
+        if (why := ranges.scalar(argument.value)) is not None:
+            yield invalid(f"{field}.value", why)
         seen.add(argument.position)
 
 
@@ -268,7 +260,8 @@ def _limits(spec: PruningSpec) -> Iterator[Problem]:
         yield invalid("spec.timeout", "must be at most a year")
 
 
-def _labels(labels: Mapping[str, str]) -> Iterator[Problem]:
+def find_label_problems(labels: Mapping[str, str]) -> Iterator[Problem]:
+    """Yields what is wrong with a job's labels: at most 64, of at most 256 characters per key and value, no empty key."""
     if len(labels) > MAX_LABELS:
         yield invalid("labels", f"has {len(labels)} entries; at most {MAX_LABELS} are taken")
         return

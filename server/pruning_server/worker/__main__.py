@@ -22,7 +22,7 @@ from pruning_server.spec.base import to_json
 from pruning_server.worker.channel import Channel
 from pruning_server.worker.failures import failure_message
 from pruning_server.worker.folder import RunFolder
-from pruning_server.worker.hygiene import contain, set_threads
+from pruning_server.worker.hygiene import contain, limit_memory, set_threads
 from pruning_server.worker.story import Story
 
 
@@ -41,7 +41,7 @@ class SystemClock:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code."""
     arguments = _parser().parse_args(argv)
-    contain(None)
+    contain()
     # One line per use of TorchScript would bury what a model itself writes to stderr.
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
     if arguments.command == "probe":
@@ -59,8 +59,9 @@ def _last_message(arguments: argparse.Namespace, channel: Channel) -> WorkerMess
     try:
         folder = RunFolder(arguments.workspace)
         job = folder.job()
-        # The address space says nothing about memory where CUDA maps all of the device into it.
-        contain(arguments.memory_bytes if job.device == "cpu" else None)
+        # CUDA maps the device's memory into the process, so that its private memory says nothing.
+        if arguments.memory_bytes is not None and job.device == "cpu":
+            limit_memory(arguments.memory_bytes)
         set_threads(job.threads)
         from pruning_server.worker import commands  # noqa: PLC0415 - torch reads the number of threads when it loads
 

@@ -50,7 +50,7 @@ def find_call(module: torch.jit.ScriptModule, samples: Samples, spec: PruningSpe
     """
     _check_arguments(samples, spec)
     tried: list[tuple[tuple[InputForm, ...], Exception]] = []
-    for forms in candidate_forms(samples.inputs, spec.preprocessing, floating_dtype(module)):
+    for forms in candidate_forms(samples.inputs, samples.input_dtypes, spec.preprocessing, floating_dtype(module)):
         feed = Feed(samples, forms, spec.arguments, device)
         try:
             return _fit_batches(module, feed, CallRule(selector=spec.output_selector, seed=spec.seed))
@@ -73,7 +73,7 @@ def floating_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
 def _fit_batches(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> Call:
     """The batch sizes that the model takes; raises what the model raised where it takes none."""
     rule = replace(rule, stateful=True)
-    notes = [f"Input {name} is fed as {form.description}." for name, form in _described(feed)]
+    notes = [f"Input {name} is fed as {form.description}." for name, form in zip(feed.samples.input_names, feed.forms, strict=True)]
     many = min(OBSERVED_BATCH, len(feed.samples))
     together, first_error = _attempt(module, feed, rule, many)
     single, error = _attempt(module, feed, rule, 1)
@@ -111,11 +111,11 @@ def _attempt(
 
 
 def _agree(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule, together: torch.Tensor, many: int) -> bool:
-    subject = Subject(module, rule)
+    subject = Subject.of(module, rule)
     with torch.no_grad():
         apart = []
         for row in range(many):
-            with subject.guard():
+            with subject.state:
                 apart.append(subject.output(feed.inputs([row])))
     if any(output.shape != together[:1].shape for output in apart):
         return False
@@ -142,7 +142,10 @@ def _refusal(
     spec: PruningSpec,
     tried: list[tuple[tuple[InputForm, ...], Exception]],
 ) -> str:
-    held = ", ".join(f"{name} {array.dtype} {_shape(array)}" for name, array in _named(samples))
+    held = ", ".join(
+        f"{name} {dtype} {_shape(array)}"
+        for name, dtype, array in zip(samples.input_names, samples.input_dtypes, samples.inputs, strict=True)
+    )
     taken = [argument for argument in module.forward.schema.arguments if argument.name != "self"]
     wanted = ", ".join(f"{argument.type} {argument.name}" for argument in taken)
     needed = sum(1 for argument in taken if not argument.has_default_value())
@@ -160,14 +163,6 @@ def _refusal(
         f"Fed as {fed}, the model raised: {last_line(error)} Check the shape and type of the inputs, the layout, and "
         "scalar arguments (--arg)."
     )
-
-
-def _described(feed: Feed) -> list[tuple[str, InputForm]]:
-    return list(zip(feed.samples.input_names, feed.forms, strict=True))
-
-
-def _named(samples: Samples) -> list[tuple[str, np.ndarray]]:
-    return list(zip(samples.input_names, samples.inputs, strict=True))
 
 
 def _shape(array: np.ndarray) -> str:

@@ -14,11 +14,18 @@ from pruning_server.worker.forms import InputForm
 
 @dataclass(frozen=True)
 class Samples:
-    """A dataset in memory-mapped arrays, samples first. `name`: how messages call it."""
+    """A dataset in memory-mapped arrays, samples first.
+
+    Attributes:
+        name: how messages call it.
+        inputs: bfloat16 as uint16.
+        input_dtypes: numpy's name of each, or `bfloat16`.
+    """
 
     name: str
     inputs: tuple[np.ndarray, ...]
     input_names: tuple[str, ...]
+    input_dtypes: tuple[str, ...]
     targets: np.ndarray | None
     split: np.ndarray | None
     groups: np.ndarray | None

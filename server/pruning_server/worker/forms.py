@@ -25,10 +25,11 @@ class InputForm:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     channels_last: bool = False
+    bfloat16_bits: bool = False
 
     def tensor(self, rows: np.ndarray, device: str) -> torch.Tensor:
         """The rows [N, ...] as stored, as a tensor of the form's dtype on the device."""
-        values = torch.from_numpy(_native(rows)).to(device)
+        values = torch.from_numpy(_native(rows)).to(device) if not self.bfloat16_bits else _bfloat16(rows).to(device)
         if self.channels_last and values.ndim == 4:
             values = values.permute(0, 3, 1, 2).contiguous()
         if not self.dtype.is_floating_point:
@@ -56,7 +57,7 @@ class InputForm:
 
 
 def candidate_forms(
-    arrays: Sequence[np.ndarray], preprocessing: Preprocessing, model_dtype: torch.dtype
+    arrays: Sequence[np.ndarray], dtypes: Sequence[str], preprocessing: Preprocessing, model_dtype: torch.dtype
 ) -> list[tuple[InputForm, ...]]:
     """Every way in which the arrays could be meant, the likeliest first.
 
@@ -66,7 +67,9 @@ def candidate_forms(
     Raises:
         JobFailureError: mean or std has another number of channels than every input (INVALID_FIELD).
     """
-    per_input = [_forms_of(array, preprocessing, model_dtype) for array in arrays]
+    per_input = [
+        _forms_of(array, dtype, preprocessing, model_dtype) for array, dtype in zip(arrays, dtypes, strict=True)
+    ]
     _check_channels(arrays, preprocessing)
     combinations = list(itertools.islice(itertools.product(*map(range, map(len, per_input))), 4096))
     combinations.sort(key=lambda places: (sum(places), places))
@@ -76,17 +79,19 @@ def candidate_forms(
     ]
 
 
-def _forms_of(array: np.ndarray, preprocessing: Preprocessing, model_dtype: torch.dtype) -> list[InputForm]:
+def _forms_of(
+    array: np.ndarray, dtype_name: str, preprocessing: Preprocessing, model_dtype: torch.dtype
+) -> list[InputForm]:
     nhwc = preprocessing.layout is Layout.NHWC and array.ndim == 4
     fits = _channels_fit(array, preprocessing)
     mean, std = (preprocessing.mean, preprocessing.std) if fits else ((), ())
-    is_bytes = array.dtype == np.uint8
+    is_bytes, is_bfloat16 = array.dtype == np.uint8, dtype_name == "bfloat16"
     scale = preprocessing.scale if preprocessing.scale is not None else (IMAGE_SCALE if is_bytes else 1.0)
     floats = [
-        InputForm(dtype=dtype, scale=scale, mean=mean, std=std, channels_last=nhwc)
+        InputForm(dtype, scale=scale, mean=mean, std=std, channels_last=nhwc, bfloat16_bits=is_bfloat16)
         for dtype in dict.fromkeys((model_dtype, torch.float32, torch.float64))
     ]
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or is_bfloat16:
         return floats
     stored = torch.from_numpy(_native(array[:0])).dtype
     indices = [InputForm(dtype=dtype, channels_last=nhwc) for dtype in dict.fromkeys((stored, torch.int64))]
@@ -116,6 +121,10 @@ def _check_channels(arrays: Sequence[np.ndarray], preprocessing: Preprocessing) 
 def _per_channel(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
     tensor = torch.tensor(values, dtype=like.dtype, device=like.device)
     return tensor.reshape(1, -1, *(1,) * (like.ndim - 2)) if like.ndim >= 2 else tensor
+
+
+def _bfloat16(rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(rows, dtype="<u2").view(np.int16)).view(torch.bfloat16)
 
 
 def _native(rows: np.ndarray) -> np.ndarray:

@@ -15,17 +15,18 @@ PR_SET_PDEATHSIG = 1
 EXIT_PARENT_GONE = 70
 
 
-def contain(memory_bytes: int | None) -> None:
-    """Ties this process to its parent and sets its limits; to be called before threads and torch exist.
-
-    Args:
-        memory_bytes: limit of private memory; None where the address space says nothing about it (CUDA).
-    """
+def contain() -> None:
+    """Ties this process to its parent; to be called before threads and torch exist."""
     _die_with_parent()
     _limit(resource.RLIMIT_CORE, 0)
-    if memory_bytes is not None:
-        # Private memory rather than the address space: a memory-mapped dataset and torch's libraries cost none of it.
-        _limit(resource.RLIMIT_DATA, memory_bytes)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Limits private memory; an allocation beyond it fails instead of taking the machine's.
+
+    Private memory rather than the address space: a memory-mapped dataset and torch's libraries cost none of it.
+    """
+    _limit(resource.RLIMIT_DATA, memory_bytes)
 
 
 def set_threads(threads: int) -> None:

@@ -38,19 +38,22 @@ class CallRule:
 
 @dataclass(frozen=True)
 class Subject:
-    """A module and how to call it."""
+    """A module and how to call it; within `state`, what a run changes of the model itself is put back."""
 
     module: torch.jit.ScriptModule
     rule: CallRule
+    state: AbstractContextManager[object]
+
+    @classmethod
+    def of(cls, module: torch.jit.ScriptModule, rule: CallRule, *, keep_statistics: bool = False) -> Subject:
+        """Analyses what must be put back after a run; `keep_statistics`: not what normalization learns in it."""
+        state = StateGuard(module, keep_statistics=keep_statistics) if rule.stateful else nullcontext()
+        return cls(module, rule, state)
 
     def output(self, inputs: tuple[object, ...]) -> torch.Tensor:
         """The judged output of one call, with the samples first; gradients as the caller set them."""
         selected = select_output(self.module(*inputs), self.rule.selector)
         return selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
-
-    def guard(self) -> AbstractContextManager[object]:
-        """Puts the model's state back on leaving."""
-        return StateGuard(self.module) if self.rule.stateful else nullcontext()
 
     def outputs(self, feed: Feed, rows: Sequence[int], batch_size: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """Runs the rows in order, without gradients, and yields (rows, output) per batch.
@@ -76,7 +79,7 @@ class Subject:
         padded = self._padded(rows)
         torch.manual_seed(self.rule.seed)
         try:
-            with torch.no_grad(), self.guard():
+            with torch.no_grad(), self.state:
                 output = self.output(feed.inputs(padded))[: len(rows)].detach()
         except MODEL_ERRORS as error:
             if is_out_of_memory(error):

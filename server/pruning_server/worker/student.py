@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-from pruning_server.graph.modules import StateGuard, get_tensor
+from pruning_server.graph.modules import get_tensor
 from pruning_server.graph.values import Weight
 from pruning_server.recovery.ports import Trainable
 from pruning_server.worker.running import Subject
@@ -21,7 +21,7 @@ class ModuleStudent:
     """Fills `recovery.ports.Student` over a loaded module.
 
     Attributes:
-        subject: the module and how it is called.
+        subject: the module and how it is called, with statistics kept.
         parameters: what the optimiser may change.
         statistic_names: buffers that training passes update and that are not the model's own state.
     """
@@ -54,16 +54,7 @@ class ModuleStudent:
 
     def keeping_state(self) -> AbstractContextManager[object]:
         """Puts the model's state back on leaving, and keeps the statistics of the pass."""
-        return self._keeping() if self.subject.rule.stateful else nullcontext()
-
-    @contextmanager
-    def _keeping(self) -> Iterator[None]:
-        with StateGuard(self.subject.module):
-            yield
-            became = [tensor.detach().clone() for tensor in self.statistics]
-        with torch.no_grad():
-            for tensor, value in zip(self.statistics, became, strict=True):
-                tensor.copy_(value)
+        return self.subject.state
 
 
 def find_trainables(

@@ -1,0 +1,179 @@
+"""The request that the flags of `prune submit` describe."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from pruning_client.adapters import check_dataset_path
+from pruning_client.cli.arguments import UsageError
+from pruning_client.cli.paths import check_readable
+from pruning_client.spec import (
+    Conditional,
+    Dynamic,
+    Granularity,
+    LatencyRatio,
+    Layout,
+    Loss,
+    MacsRatio,
+    MaxAccuracyDrop,
+    ParameterRatio,
+    Preprocessing,
+    ScalarValue,
+    Scope,
+    Sparsity,
+    Static,
+    Strategy,
+    Submission,
+    Target,
+    Task,
+    Threshold,
+    Verdict,
+)
+
+_TARGETS: dict[str, type[Target]] = {
+    "threshold": Threshold,
+    "sparsity": Sparsity,
+    "parameter_ratio": ParameterRatio,
+    "macs_ratio": MacsRatio,
+    "latency_ratio": LatencyRatio,
+    "max_accuracy_drop": MaxAccuracyDrop,
+}
+# Flags that only some strategies have.
+_STRATEGIES_BY_FLAG = {
+    "condition": ("conditional",),
+    "schedule": ("dynamic",),
+    "continue_from": ("dynamic",),
+    "criterion": ("static", "dynamic"),
+    "scope": ("static", "dynamic"),
+}
+
+
+def build_submission(options: Namespace) -> Submission:
+    """Returns the request; files are named by path and not read yet.
+
+    Raises:
+        UsageError: flags contradict each other, or something is missing.
+    """
+    _check_flags(options)
+    return Submission(
+        model=options.model,
+        validation=options.validation,
+        train=options.train,
+        strategy=_strategy(options),
+        target=_target(options),
+        device=options.device,
+        epochs=options.epochs,
+        recovery=not options.no_recovery,
+        margin=options.margin,
+        required_verdict=None if options.require_verdict is None else Verdict(options.require_verdict),
+        preprocessing=Preprocessing(
+            scale=options.scale,
+            mean=options.mean,
+            std=options.std,
+            layout=None if options.layout is None else Layout(options.layout),
+        ),
+        task=None if options.task is None else Task(options.task),
+        loss=_loss(options.loss),
+        arguments=arguments_by_position(options.arguments),
+        seed=options.seed,
+        timeout_seconds=options.timeout,
+    )
+
+
+def check_inputs(submission: Submission) -> list[Path]:
+    """Checks that every file of the request is there and readable, and returns them.
+
+    Raises:
+        BadInputError: one is not.
+    """
+    files = [Path(str(submission.model)), Path(str(submission.validation))]
+    check_readable("MODEL", files[0])
+    check_dataset_path(files[1])
+    if submission.train is not None:
+        files.append(Path(str(submission.train)))
+        check_dataset_path(files[-1])
+    if submission.loss is not None and not isinstance(submission.loss, Loss):
+        files.append(Path(str(submission.loss)))
+        check_readable("--loss", files[-1])
+    for path in files[1:]:
+        if path.is_file():
+            check_readable("dataset", path)
+        elif submission.preprocessing.layout is Layout.NHWC:
+            raise UsageError(f"--layout nhwc does not fit {path}: a folder of images is sent as nchw")
+    return files
+
+
+def arguments_by_position(pairs: list[tuple[int, ScalarValue]]) -> dict[int, ScalarValue]:
+    """Returns the scalar arguments by position.
+
+    Raises:
+        UsageError: a position is given twice.
+    """
+    found: dict[int, ScalarValue] = {}
+    for position, value in pairs:
+        if position in found:
+            raise UsageError(f"argument --arg: position {position} is given twice")
+        found[position] = value
+    return found
+
+
+def _check_flags(options: Namespace) -> None:
+    for flag, strategies in _STRATEGIES_BY_FLAG.items():
+        if getattr(options, flag) is not None and options.strategy not in strategies:
+            name = flag.replace("_", "-")
+            raise UsageError(f"argument --{name}: --strategy {options.strategy} has none; drop one of the two")
+    if options.strategy == "conditional" and not (options.condition or "").strip():
+        raise UsageError("--strategy conditional needs a --condition")
+    if options.strategy != "conditional" and _target(options) is None:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in _TARGETS)
+        raise UsageError(f"no target: how far to prune? Give one of {flags}")
+    if options.no_recovery and options.epochs:
+        raise UsageError("argument --epochs: --no-recovery does no fine-tuning; drop one of the two")
+    lengths = {len(options.mean), len(options.std)} - {0, 1}
+    if len(lengths) > 1:
+        raise UsageError(f"--mean has {len(options.mean)} values and --std {len(options.std)}; one per channel each")
+
+
+def _target(options: Namespace) -> Target | None:
+    for name, kind in _TARGETS.items():
+        value = getattr(options, name)
+        if value is not None:
+            return kind(value)
+    return None
+
+
+def _strategy(options: Namespace) -> Strategy:
+    granularity, pattern = options.granularity or (None, None)
+    scope = Scope(options.scope or Scope.GLOBAL)
+    if options.strategy == "conditional":
+        if pattern is not None:
+            raise UsageError("argument --granularity: --strategy conditional has no n:m pattern")
+        return Conditional(condition=options.condition, granularity=granularity or Granularity.WEIGHT)
+    if options.strategy == "dynamic":
+        return Dynamic(
+            granularity=granularity,
+            nm_pattern=pattern,
+            criterion=options.criterion or "",
+            scope=scope,
+            schedule=options.schedule or "",
+            continue_from_job_id=options.continue_from or "",
+        )
+    return Static(
+        granularity=granularity or Granularity.WEIGHT,
+        nm_pattern=pattern,
+        criterion=options.criterion or "",
+        scope=scope,
+    )
+
+
+def _loss(text: str | None) -> Loss | Path | None:
+    if text is None:
+        return None
+    name = text.lower().replace("-", "_")
+    if name in set(Loss):
+        return Loss(name)
+    path = Path(text)
+    if not path.exists():
+        raise UsageError(f"argument --loss: {text!r} is neither a file nor one of {', '.join(Loss)}")
+    return path

@@ -1,0 +1,131 @@
+"""Judging a model on rows of a set: its outputs, the metric and the loss of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.recovery.losses import LossFunction, shape_target
+from pruning_server.recovery.objective import Objective, TargetForm
+from pruning_server.recovery.ports import Score
+from pruning_server.worker.feeding import Feed
+from pruning_server.worker.metric import Metric
+from pruning_server.worker.running import Subject
+
+LOSS_BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's outputs [n, ...] in float32 for `rows` of a set."""
+
+    rows: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The original's outputs for every row of a set, where row and position are the same."""
+
+    values: np.ndarray
+    device: str
+
+    def tensor(self, rows: Sequence[int]) -> torch.Tensor:
+        """Outputs of these rows."""
+        return torch.from_numpy(self.values[np.asarray(rows, dtype=np.intp)]).to(self.device)
+
+
+@dataclass(frozen=True)
+class SampleValues:
+    """What each sample says of a model: [n] metric values and [n] losses."""
+
+    metric: np.ndarray
+    loss: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How models are judged: the same for the original, the student and the final model.
+
+    Attributes:
+        feed: the set that is judged on.
+        objective: task, loss and form of the targets.
+        loss: the loss itself.
+        metric: the task's metric.
+        batch_size: samples per pass; halved where memory runs out.
+        scratch: makes arrays to work with.
+    """
+
+    feed: Feed
+    objective: Objective
+    loss: LossFunction
+    metric: Metric
+    batch_size: int
+    scratch: Callable[[tuple[int, ...]], np.ndarray]
+
+    def target(self, rows: Sequence[int], reference: torch.Tensor) -> torch.Tensor | None:
+        """What the loss compares the rows' outputs with; None where that is the original's output itself."""
+        if self.objective.form is TargetForm.NONE:
+            return None
+        return shape_target(self.feed.targets(rows), reference, self.objective)
+
+    def outputs(
+        self, subject: Subject, rows: Sequence[int], done: Callable[[float, int], None] | None = None
+    ) -> Outputs:
+        """Runs the model over the rows; `done` hears the fraction and the samples of each pass.
+
+        Raises:
+            JobFailureError: the model raised (MODEL_RUN_FAILED), or returned NaN (MODEL_NOT_FINITE).
+        """
+        values: np.ndarray | None = None
+        start = 0
+        for part, output in subject.outputs(self.feed, rows, self.batch_size):
+            if values is None:
+                values = self.scratch((len(rows), *output.shape[1:]))
+            values[start : start + len(part)] = output.float().cpu().numpy()
+            self._require_numbers(values[start : start + len(part)], part)
+            start += len(part)
+            if done is not None:
+                done(start / len(rows), len(part))
+        return Outputs(np.asarray(rows), np.zeros((0,), np.float32) if values is None else values)
+
+    def values(self, outputs: Outputs, reference: np.ndarray) -> SampleValues:
+        """Metric and loss of each sample; `reference`: the original's outputs for the same rows."""
+        losses, targets = [], []
+        for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
+            block = slice(start, start + LOSS_BLOCK_ROWS)
+            output, original = _tensor(outputs.values[block], self.feed), _tensor(reference[block], self.feed)
+            wanted = self.target(outputs.rows[block], original)
+            wanted = original if wanted is None else wanted
+            with torch.no_grad():
+                losses.append(self.loss.per_sample(output, wanted).detach().double().cpu().numpy())
+            targets.append(wanted.cpu().numpy())
+        target = np.concatenate(targets) if targets else np.zeros(0)
+        metric = self.metric.per_sample(outputs.values, target, reference)
+        return SampleValues(metric, np.concatenate(losses) if losses else np.zeros(0))
+
+    def score(self, subject: Subject, rows: Sequence[int], reference: Reference) -> Score:
+        """The model's score on the rows; not a number where its outputs are not."""
+        try:
+            outputs = self.outputs(subject, rows)
+        except JobFailureError as error:
+            if error.reason is not Reason.MODEL_NOT_FINITE:
+                raise
+            return Score(float("nan"), float("nan"))
+        values = self.values(outputs, reference.values[np.asarray(rows, dtype=np.intp)])
+        return Score(self.metric.mean(values.metric), float(values.loss.mean()))
+
+    def _require_numbers(self, values: np.ndarray, rows: Sequence[int]) -> None:
+        bad = np.isnan(values.reshape(len(rows), -1)).any(axis=1)
+        if bad.any():
+            row = int(rows[int(np.flatnonzero(bad)[0])])
+            text = f"The model's output for sample {row} of the {self.feed.name} set is NaN, so it cannot be judged."
+            raise JobFailureError(Reason.MODEL_NOT_FINITE, text, metadata={"row": str(row)})
+
+
+def _tensor(values: np.ndarray, feed: Feed) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(feed.device)

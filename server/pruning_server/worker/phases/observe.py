@@ -1,0 +1,146 @@
+"""OBSERVE: how the model is called, what of it can be pruned, what it is judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.evaluation.splits import Splits
+from pruning_server.graph.modules import find_weights, get_tensor
+from pruning_server.graph.observe import Macs, count_macs
+from pruning_server.graph.values import Weight
+from pruning_server.pruning.selection import Selection, select
+from pruning_server.recovery.losses import build_loss, check_loss
+from pruning_server.recovery.objective import Objective, choose_objective
+from pruning_server.spec.request import PruningSpec, StaticStrategy
+from pruning_server.worker.calling import find_call
+from pruning_server.worker.facts import check_labels, output_facts, target_facts
+from pruning_server.worker.feeding import Feed
+from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.judging import Judging
+from pruning_server.worker.metric import choose_metric
+from pruning_server.worker.phases.load import Loaded
+from pruning_server.worker.running import CallRule, Subject
+from pruning_server.worker.state import find_state
+from pruning_server.worker.splitting import split_samples
+from pruning_server.worker.story import Story
+
+OBSERVED_ROWS = 256
+DEFAULT_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was found out without changing anything.
+
+    Attributes:
+        selection: the weights that may be pruned, and what may not.
+        feed: how the validation set is fed; `train_feed` likewise.
+        rule: how the model is called.
+        state_names: buffers that a run in evaluation mode changes: the model's own state.
+        objective: task and loss.
+        judging: how every model of this run is judged; `train_judging` on the training set.
+        splits: rows of the validation set for fit, select and report.
+        macs: multiply-accumulates of one sample.
+        notes: what people should know.
+    """
+
+    selection: Selection
+    feed: Feed
+    rule: CallRule
+    state_names: frozenset[str]
+    batch_sizes: tuple[int, ...]
+    objective: Objective
+    judging: Judging
+    train_judging: Judging | None
+    splits: Splits
+    macs: Macs
+    notes: tuple[str, ...]
+
+
+def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) -> Observed:
+    """Tries the model on the caller's samples.
+
+    Raises:
+        JobFailureError: nothing can be pruned (NOTHING_PRUNABLE), the model does not take these inputs
+            (MODEL_INPUT_MISMATCH), or targets, task and loss do not fit together.
+    """
+    selection = _select_weights(spec, loaded)
+    call = find_call(loaded.original, loaded.validation, spec, loaded.archive.device)
+    state_names = find_state(loaded.original, call.feed, call.rule)
+    rule = replace(call.rule, stateful=bool(state_names))
+    subject = Subject.of(loaded.original, rule)
+    story.progress(0.5)
+    output = _observed_output(subject, call.feed)
+    objective = choose_objective(
+        task=spec.task,
+        loss=spec.loss,
+        has_loss_module=loaded.loss_module is not None,
+        output=output_facts(output),
+        targets=target_facts(loaded.validation.targets),
+    )
+    judging = Judging(
+        feed=call.feed,
+        objective=objective,
+        loss=build_loss(objective, loaded.loss_module),
+        metric=choose_metric(objective, output.shape[1:]),
+        batch_size=spec.evaluation.batch_size or DEFAULT_BATCH_SIZE,
+        scratch=folder.scratch,
+    )
+    train_judging = None
+    if loaded.train is not None:
+        train_judging = replace(judging, feed=replace(call.feed, samples=loaded.train))
+        check_labels(loaded.train, objective)
+    check_labels(loaded.validation, objective)
+    rows = list(range(len(output)))
+    target = judging.target(rows, output)
+    check_loss(judging.loss, output, output if target is None else target)
+    splits = split_samples(loaded.validation, spec, objective)
+    return Observed(
+        selection=selection,
+        feed=call.feed,
+        rule=rule,
+        state_names=state_names,
+        batch_sizes=call.batch_sizes,
+        objective=objective,
+        judging=judging,
+        train_judging=train_judging,
+        splits=splits,
+        macs=_macs(loaded, call.feed, rule),
+        notes=(*call.notes, *objective.notes),
+    )
+
+
+def _select_weights(spec: PruningSpec, loaded: Loaded) -> Selection:
+    if not isinstance(spec.strategy, StaticStrategy):
+        raise JobFailureError(Reason.NOT_IMPLEMENTED, "This version prunes by the static strategy only.")
+    selection = select(
+        find_weights(loaded.subject),
+        include_biases=spec.strategy.include_biases,
+        include_norms=spec.strategy.include_norms,
+        exclude_layers=spec.exclude_layers,
+    )
+    for weight in selection.weights:
+        _require_finite(loaded.subject, weight)
+    return selection
+
+
+def _require_finite(module: torch.jit.ScriptModule, weight: Weight) -> None:
+    count = int((~torch.isfinite(get_tensor(module, weight.name))).sum())
+    if count:
+        text = f"{weight.name} has {count} of {weight.numel} values that are NaN or infinite; send finite weights."
+        raise JobFailureError(Reason.MODEL_NOT_FINITE, text, metadata={"tensor": weight.name})
+
+
+def _observed_output(subject: Subject, feed: Feed) -> torch.Tensor:
+    rows = np.arange(min(OBSERVED_ROWS, len(feed.samples))).tolist()
+    return torch.cat([output.detach() for _, output in subject.outputs(feed, rows, DEFAULT_BATCH_SIZE)])
+
+
+def _macs(loaded: Loaded, feed: Feed, rule: CallRule) -> Macs:
+    size = rule.exact_batch or 1
+    rows = [row % len(feed.samples) for row in range(size)]
+    return count_macs(loaded.original, feed.inputs(rows), size)

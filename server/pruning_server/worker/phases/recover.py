@@ -1,0 +1,105 @@
+"""RECOVER: winning accuracy back on a copy of the pruned model, with the pruned weights held at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.training import enable_training
+from pruning_server.pruning.masks import MaskHolder
+from pruning_server.recovery.finetune import Lesson
+from pruning_server.recovery.ladder import Recovered, recover
+from pruning_server.recovery.ports import Batch, Score
+from pruning_server.recovery.schedule import plan_training
+from pruning_server.spec.request import PruningSpec
+from pruning_server.worker.judging import Judging, Reference
+from pruning_server.worker.phases.load import Loaded
+from pruning_server.worker.phases.observe import Observed
+from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.running import Subject
+from pruning_server.worker.story import Story
+from pruning_server.worker.student import ModuleStudent, find_statistics, find_trainables
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What recovery left.
+
+    Attributes:
+        module: holds the values to deliver; its graph and flags may have been rewritten for training.
+        carried: names of the tensors whose values may have changed.
+        recovered: how it went; None where recovery was switched off.
+        notes: what people should know.
+    """
+
+    module: torch.jit.ScriptModule
+    carried: tuple[str, ...]
+    recovered: Recovered | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _FitData:
+    """Fills `recovery.ports.FitData`: rows of the validation set that may be fitted on."""
+
+    judging: Judging
+    reference: Reference
+    rows: Sequence[int]
+
+    @property
+    def samples(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        chosen = [self.rows[row] for row in rows]
+        reference = self.reference.tensor(chosen)
+        return Batch(self.judging.feed.inputs(chosen), self.judging.target(chosen, reference), reference)
+
+
+def recover_accuracy(
+    spec: PruningSpec, loaded: Loaded, observed: Observed, reference: Reference, pruned: Pruned, story: Story
+) -> Trained:
+    """Recovers on *fit*, chooses on *select*, never looks at *report*."""
+    weight_names = tuple(pruned.plan.masks)
+    if spec.recovery.disabled:
+        return Trained(loaded.subject, weight_names, None, ("Recovery was switched off.",))
+    handle = enable_training(loaded.subject)
+    module = handle.module
+    trainables, notes = find_trainables(module, observed.selection.weights)
+    state = observed.state_names
+    student = ModuleStudent(
+        Subject.of(module, observed.rule, keep_statistics=True), trainables, find_statistics(module, state)
+    )
+    holder = MaskHolder({name: get_tensor(module, name) for name in weight_names}, pruned.plan.masks)
+    splits = observed.splits
+    plan = plan_training(
+        spec.fine_tune,
+        samples=len(splits.fit),
+        macs=observed.macs.total,
+        device_type=torch.device(observed.feed.device).type,
+        seed=spec.seed,
+    )
+
+    def judge() -> Score:
+        return observed.judging.score(student.subject, splits.select, reference)
+
+    def progress(*, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], samples: int) -> None:
+        story.progress(fraction, epoch=epoch, epochs=epochs, metrics=metrics)
+        story.count(samples_trained=samples)
+
+    lesson = Lesson(
+        student=student,
+        data=_FitData(observed.judging, reference, splits.fit),
+        judge=judge,
+        masks=holder,
+        objective=observed.objective,
+        loss=observed.judging.loss,
+        plan=plan,
+        progress=progress,
+    )
+    recovered = recover(lesson)
+    carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
+    return Trained(module, tuple(carried), recovered, (*notes, *recovered.notes))

@@ -1,0 +1,127 @@
+"""VERIFY: the file that will be delivered is built, loaded again, and compared with what was trained."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from pruning_server.archive.model import repack_model
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.modules import StateGuard, exported_methods, get_tensor
+from pruning_server.graph.training import thaw
+from pruning_server.pruning.masks import count_violations
+from pruning_server.worker.carrying import carry_over
+from pruning_server.worker.check import MAX_RELATIVE_ERROR
+from pruning_server.worker.expected import pack, relative_error
+from pruning_server.worker.phases.load import Loaded
+from pruning_server.worker.phases.observe import Observed
+from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.recover import Trained
+from pruning_server.worker.running import all_tensors
+
+# The trained copy's graph was rewritten for training, so its sums may be ordered differently.
+MAX_TRAINED_ERROR = 1e-3
+SAMPLE_ROWS = 4
+
+Run = tuple[tuple[object, ...], object]
+
+
+@dataclass(frozen=True)
+class Final:
+    """The result.
+
+    Attributes:
+        content: the bytes of the pruned archive.
+        module: loaded from them, in evaluation mode, on the job's device.
+        weights: the same with its constants thawed, for reading pruned weights by name.
+        expected: the bytes of `out/expected.npz`.
+    """
+
+    content: bytes
+    module: torch.jit.ScriptModule
+    weights: torch.jit.ScriptModule
+    expected: bytes
+
+
+def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained) -> Final:
+    """Builds the archive and proves that it is the trained model in the original's clothes.
+
+    Raises:
+        JobFailureError: VERIFICATION_FAILED, saying what differs.
+    """
+    portable = replace(loaded.archive, device="cpu")
+    final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
+    content = _archive_bytes(final, loaded.archive.extra_files)
+    in_memory = _runs(final.to(loaded.archive.device).eval(), observed)
+    delivered = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
+    _require_same_clothes(loaded.archive.load(), delivered)
+    weights = thaw(delivered)
+    removed = {name: mask.removed for name, mask in pruned.plan.masks.items()}
+    _require_zeros(weights, pruned)
+    _require_equal(in_memory, _runs(delivered.eval(), observed), MAX_RELATIVE_ERROR, "the model in memory")
+    trained.module.eval()
+    tolerance = MAX_TRAINED_ERROR if delivered_is_full_precision(delivered) else 0.1
+    _require_equal(_runs(trained.module, observed), in_memory, tolerance, "the model that was trained")
+    return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed))
+
+
+def delivered_is_full_precision(module: torch.jit.ScriptModule) -> bool:
+    """Whether no stored number is of half precision."""
+    return all(tensor.dtype not in {torch.float16, torch.bfloat16} for tensor in module.state_dict().values())
+
+
+def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]) -> bytes:
+    saved = io.BytesIO(module.save_to_buffer(_extra_files=extra_files))
+    packed = io.BytesIO()
+    repack_model(saved, packed, compress=True)
+    return packed.getvalue()
+
+
+def _runs(module: torch.jit.ScriptModule, observed: Observed) -> list[Run]:
+    """Calls the model on a few samples at the batch sizes that it takes."""
+    samples = len(observed.feed.samples)
+    runs: list[Run] = []
+    for size in observed.batch_sizes:
+        arguments = observed.feed.inputs([row % samples for row in range(size)])
+        torch.manual_seed(observed.rule.seed)
+        with torch.no_grad(), StateGuard(module):
+            runs.append((arguments, module(*arguments)))
+    return runs
+
+
+def _require_zeros(weights: torch.jit.ScriptModule, pruned: Pruned) -> None:
+    tensors = {name: get_tensor(weights, name) for name in pruned.plan.masks}
+    violations = count_violations(tensors, pruned.plan.masks)
+    if violations:
+        raise _failure(f"pruned weights that are not 0: {violations}")
+
+
+def _require_equal(got: Sequence[Run], wanted: Sequence[Run], tolerance: float, what: str) -> None:
+    error = max(
+        relative_error(all_tensors(a), all_tensors(b)) for (_, a), (_, b) in zip(got, wanted, strict=True)
+    )
+    if not error <= tolerance:
+        raise _failure(f"the pruned archive differs from {what} by a relative error of {error:.3g}")
+
+
+def _require_same_clothes(original: torch.jit.ScriptModule, delivered: torch.jit.ScriptModule) -> None:
+    """Methods, tensors' names, shapes and types, and training flags are the original's."""
+    if exported_methods(original) != exported_methods(delivered):
+        raise _failure("the exported methods differ from the original's")
+    before, after = original.state_dict(), delivered.state_dict()
+    if [(n, t.shape, t.dtype) for n, t in before.items()] != [(n, t.shape, t.dtype) for n, t in after.items()]:
+        raise _failure("names, shapes or types of stored tensors differ from the original's")
+    if _flags(original) != _flags(delivered):
+        raise _failure("training flags differ from the original's")
+
+
+def _flags(module: torch.jit.ScriptModule) -> list[tuple[str, bool]]:
+    return [(name, bool(getattr(child, "training", False))) for name, child in module.named_modules()]
+
+
+def _failure(text: str) -> JobFailureError:
+    message = f"The pruned archive did not pass its check: {text}. Nothing was delivered; please report this."
+    return JobFailureError(Reason.VERIFICATION_FAILED, message)
