@@ -19,6 +19,7 @@ import pytest
 
 from helpers.stores import (
     OWNER,
+    RETENTION_SECONDS,
     STRANGER,
     UPLOAD_RETENTION_SECONDS,
     ManualClock,
@@ -33,7 +34,9 @@ from helpers.stores import (
 from pruning_server.adapters import artifact_rows, blob_files
 from pruning_server.adapters.blob_files import BlobFiles
 from pruning_server.errors import CapacityError, ChecksumError, NotFoundError, OffsetError, Reason
+from pruning_server.jobs.model import Result
 from pruning_server.spec.artifacts import ArtifactKind, DatasetSummary
+from pruning_server.spec.request import Verdict
 
 CONTENT = random_bytes(7, 200_000)
 SHA256 = sha256_of(CONTENT)
@@ -75,6 +78,15 @@ def test_the_same_content_is_one_file_until_the_last_artifact_goes(stores: OpenS
     assert files(tmp_path) == {}
 
 
+def test_the_file_goes_with_the_last_one_who_has_it_whoever_still_wants_to_send_it(
+    stores: OpenStores, tmp_path: Path
+) -> None:
+    artifact = upload(stores.artifacts, CONTENT)
+    announce(stores.artifacts, CONTENT, owner=STRANGER)
+    stores.artifacts.delete(OWNER, artifact.artifact_id)
+    assert files(tmp_path) == {}
+
+
 def test_files_and_folders_are_for_their_owner_only(stores: OpenStores, tmp_path: Path) -> None:
     upload(stores.artifacts, CONTENT)
     pending = announce(stores.artifacts, CONTENT[1:])
@@ -107,7 +119,7 @@ def test_bytes_behind_the_committed_size_are_forgotten_after_a_crash(tmp_path: P
     # A block of the file system that was allocated but never written.
     part = tmp_path / "artifacts" / "uploads" / f"{artifact.artifact_id}.part"
     with part.open("ab") as file:
-        file.write(bytes(5000))
+        file.write(bytes(2 * len(CONTENT)))
     stores = open_sqlite(tmp_path, ManualClock())
     assert announce(stores.artifacts, CONTENT).committed_size_bytes == 1500
     with stores.artifacts.open_upload(OWNER, artifact.artifact_id) as again:
@@ -248,6 +260,31 @@ def test_collecting_at_any_moment_takes_nothing_that_is_in_use(tmp_path: Path) -
     for thread in range(4):
         for artifact in stores.artifacts.list(f"owner-{thread}", None, 100, "")[0]:
             assert sha256_of(read(stores.artifacts, artifact.artifact_id, artifact.owner)) == artifact.sha256
+    stores.close()
+
+
+def test_what_a_job_needs_by_now_is_spared_although_it_was_due_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = open_sqlite(tmp_path, ManualClock())
+    job, artifact = stores.run(), upload(stores.artifacts, CONTENT)
+    stores.clock.advance(10 * RETENTION_SECONDS)
+    due = artifact_rows.expired_ids
+
+    def due_just_before_a_job_ends(connection: sqlite3.Connection, now: float) -> object:
+        ids = due(connection, now)
+        result = Result(
+            model_artifact_id=artifact.artifact_id,
+            report_artifact_id=artifact.artifact_id,
+            verdict=Verdict.PASS,
+            sparsity=0.5,
+        )
+        stores.jobs.succeed(job.job_id, 1, result)
+        return ids
+
+    monkeypatch.setattr(artifact_rows, "expired_ids", due_just_before_a_job_ends)
+    assert stores.artifacts.collect_garbage() == 0
+    assert read(stores.artifacts, artifact.artifact_id) == CONTENT
     stores.close()
 
 
@@ -487,6 +524,7 @@ def test_a_database_that_fails_after_the_rename_is_caught_up_with(
         raise CapacityError(Reason.STORAGE_FULL, "full")
 
     artifact = announce(stores.artifacts, CONTENT)
+    other = upload(stores.artifacts, CONTENT, owner=STRANGER)
 
     def send() -> None:
         with stores.artifacts.open_upload(OWNER, artifact.artifact_id) as writer:
@@ -497,6 +535,7 @@ def test_a_database_that_fails_after_the_rename_is_caught_up_with(
         patch.setattr(artifact_rows, "activate", full)
         with pytest.raises(CapacityError):
             send()
+    stores.artifacts.delete(STRANGER, other.artifact_id)
     stores.clock.advance(UPLOAD_RETENTION_SECONDS - 1)
     assert stores.artifacts.collect_garbage() == 0
     assert announce(stores.artifacts, CONTENT).committed_size_bytes == len(CONTENT)

@@ -198,7 +198,7 @@ def test_a_phase_over_its_limit_is_named_with_the_flag_to_raise(world: World) ->
     outcome = failed(world, "load_forever")
     assert (outcome.failure.reason, outcome.exit_cause) == (Reason.DEADLINE_EXCEEDED, "deadline")
     assert outcome.failure.phase is Phase.LOAD
-    assert "--load-timeout-seconds" in outcome.failure.message
+    assert "--load-timeout" in outcome.failure.message
     assert not outcome.retryable
 
 

@@ -221,6 +221,14 @@ def test_other_content_is_refused_and_the_upload_starts_anew(stores: OpenStores,
     assert read(stores.artifacts, artifact.artifact_id) == CONTENT
 
 
+def test_the_right_bytes_with_a_wrong_size_are_refused(stores: OpenStores) -> None:
+    artifact = stores.artifacts.create(OWNER, ArtifactKind.DATASET, SHA256, len(CONTENT) + 10, "")
+    with stores.artifacts.open_upload(OWNER, artifact.artifact_id) as writer:
+        writer.write(0, CONTENT)
+        with pytest.raises(ChecksumError, match=str(len(CONTENT) + 10)):
+            writer.finish()
+
+
 def test_after_a_mismatch_the_same_stream_may_go_on_from_0(stores: OpenStores) -> None:
     artifact = announce(stores.artifacts, CONTENT)
     with stores.artifacts.open_upload(OWNER, artifact.artifact_id) as writer:
@@ -310,6 +318,18 @@ def test_a_result_completes_an_upload_of_the_same_content(stores: OpenStores, tm
         assert (stored.artifact_id, stored.active) == (pending.artifact_id, True)
         writer.write(1000, CONTENT[1000:])
         assert writer.finish().active
+    assert read(stores.artifacts, pending.artifact_id) == CONTENT
+
+
+def test_an_upload_that_a_result_overtook_takes_nothing_back(stores: OpenStores, tmp_path: Path) -> None:
+    source = tmp_path / "pruned.pt"
+    source.write_bytes(CONTENT)
+    pending = announce(stores.artifacts, CONTENT, ArtifactKind.TORCHSCRIPT)
+    with stores.artifacts.open_upload(OWNER, pending.artifact_id) as writer:
+        writer.write(0, CONTENT[:1000])
+        stored = stores.artifacts.put_file(OWNER, ArtifactKind.TORCHSCRIPT, source, "pruned.pt")
+    assert stores.artifacts.get(OWNER, pending.artifact_id) == stored
+    assert stored.active
     assert read(stores.artifacts, pending.artifact_id) == CONTENT
 
 
@@ -521,7 +541,9 @@ def test_deleting_a_job_frees_what_only_it_made(stores: OpenStores, tmp_path: Pa
     # The caller prunes the second result further: it announces it, so it is an upload of its own right.
     pruned = b"pruned 2" + CONTENT
     assert announce(stores.artifacts, pruned, ArtifactKind.TORCHSCRIPT).artifact_id == second_result.model_artifact_id
+    shared = stores.artifacts.get(OWNER, second_result.report_artifact_id)
     stores.jobs.delete(OWNER, first)
+    assert stores.artifacts.get(OWNER, second_result.report_artifact_id) == shared
     assert stores.artifacts.collect_garbage() == len(pruned)
     assert read(stores.artifacts, second_result.report_artifact_id) == b"{}"
     stores.jobs.delete(OWNER, second)

@@ -192,7 +192,7 @@ def test_a_job_whose_attempts_are_spent_by_crashes_fails_and_says_why(tmp_path: 
 def test_an_orderly_stop_costs_no_attempt(tmp_path: Path, files: Path) -> None:
     data_dir = tmp_path / "data"
     server = RunningServer(
-        data_dir, "--max-attempts", "1", "--drain-timeout-seconds", "0", program=standin_server.PROGRAM
+        data_dir, "--max-attempts", "1", "--drain-timeout", "0", program=standin_server.PROGRAM
     )
     server.start()
     made = submit_all(server, files, 6, "slow=0.5")

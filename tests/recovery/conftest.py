@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import nn
+
 from pruning_server.recovery.finetune import Lesson
 from pruning_server.recovery.losses import build_loss
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Batch, Score, Trainable
 from pruning_server.recovery.schedule import TrainingPlan
 from pruning_server.spec.request import Loss, Task
-from torch import nn
 
 CLASSES = 3
 OBJECTIVE = Objective(task=Task.CLASSIFICATION, loss=Loss.CROSS_ENTROPY, form=TargetForm.LABELS, classes=CLASSES)
@@ -95,7 +96,9 @@ class Classroom:
 
 def make_net(dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, CLASSES)).to(dtype)
+    return nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, CLASSES)).to(
+        dtype
+    )
 
 
 def make_data(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

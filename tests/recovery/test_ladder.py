@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.recovery.ladder import FINE_TUNING, NORMALIZATION, NOTHING, recover
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.schedule import TrainingPlan
 from pruning_server.spec.request import Loss, Task
-from torch import nn
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

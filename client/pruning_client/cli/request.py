@@ -144,12 +144,12 @@ def _target(options: Namespace) -> Target | None:
 
 
 def _strategy(options: Namespace) -> Strategy:
-    granularity, pattern = options.granularity or (None, None)
+    granularity, pattern = options.granularity or (Granularity.WEIGHT, None)
     scope = Scope(options.scope or Scope.GLOBAL)
     if options.strategy == "conditional":
         if pattern is not None:
             raise UsageError("argument --granularity: --strategy conditional has no n:m pattern")
-        return Conditional(condition=options.condition, granularity=granularity or Granularity.WEIGHT)
+        return Conditional(condition=options.condition, granularity=granularity)
     if options.strategy == "dynamic":
         return Dynamic(
             granularity=granularity,
@@ -160,7 +160,7 @@ def _strategy(options: Namespace) -> Strategy:
             continue_from_job_id=options.continue_from or "",
         )
     return Static(
-        granularity=granularity or Granularity.WEIGHT,
+        granularity=granularity,
         nm_pattern=pattern,
         criterion=options.criterion or "",
         scope=scope,

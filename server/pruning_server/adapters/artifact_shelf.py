@@ -11,8 +11,7 @@ import logging
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from pruning_server.adapters import artifact_rows as rows
@@ -33,12 +32,6 @@ class ArtifactShelf:
         self._database = database
         self._files = files
         self._lock = threading.Lock()
-
-    @contextmanager
-    def change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction during which no file of the shelf comes or goes by another hand."""
-        with self._lock, self._database.write() as connection:
-            yield connection
 
     def settle_all(self, keep_until: float) -> None:
         """Settles every VERIFIED artifact; at start, when nothing else is going on."""

@@ -87,7 +87,8 @@ class LocalArtifactStore:
             CapacityError: the disk has no room for it.
         """
         self._check_announcement(sha256, size_bytes)
-        with self._shelf.change() as connection:
+        with self._database.write() as connection:
+            # A row that goes takes its file with it only after its own transaction, and only if no row has come since.
             in_place = self._is_in_place(connection, owner, sha256, size_bytes)
             same = rows.find_same(connection, owner, kind, sha256, size_bytes)
             if not in_place:
@@ -245,7 +246,9 @@ class LocalArtifactStore:
 
     def _check_announcement(self, sha256: str, size_bytes: int) -> None:
         if not _SHA256.fullmatch(sha256):
-            raise InvalidRequestError.for_field("sha256", "must be the file's SHA-256 as 64 lower-case hexadecimal digits")
+            raise InvalidRequestError.for_field(
+                "sha256", "must be the file's SHA-256 as 64 lower-case hexadecimal digits"
+            )
         if size_bytes <= 0:
             raise InvalidRequestError.for_field("size_bytes", "must be above 0: an empty file holds nothing to use")
         if size_bytes > self._max_artifact_bytes:

@@ -251,9 +251,9 @@ def _worker_limits(job: Job, limits: ExecutorLimits, clock: Clock) -> WorkerLimi
         start_seconds=limits.start_timeout_seconds,
         silence_seconds=limits.silence_timeout_seconds,
         phases={
-            Phase.LOAD: Overdue("LOAD", limits.load_timeout_seconds, model_remedy.format("--load-timeout-seconds")),
+            Phase.LOAD: Overdue("LOAD", limits.load_timeout_seconds, model_remedy.format("--load-timeout")),
             Phase.OBSERVE: Overdue(
-                "OBSERVE", limits.observe_timeout_seconds, model_remedy.format("--observe-timeout-seconds")
+                "OBSERVE", limits.observe_timeout_seconds, model_remedy.format("--observe-timeout")
             ),
         },
     )

@@ -129,7 +129,7 @@ class GateProcess:
                 raise InvalidArtifactError(
                     Reason.GATE_DEADLINE_EXCEEDED,
                     f"checking the file took longer than {self._deadline_seconds:g} s; send a smaller file, or one with"
-                    " fewer entries, or have the operator raise the gate's deadline",
+                    " fewer entries, or start the server with a higher --gate-timeout",
                 )
         child.drain(DRAIN_SECONDS)
 

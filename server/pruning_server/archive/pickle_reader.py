@@ -105,13 +105,6 @@ class _Machine:
             raise ValueError("values are left over")
         return value
 
-    def result(self) -> object:
-        """Takes the one value that must be left at the end."""
-        value = self.pop()
-        if self.stack:
-            raise ValueError("values are left over")
-        return value
-
     def pop_to_mark(self) -> list[object]:
         """Takes everything down to the last mark."""
         values: list[object] = []

@@ -1,26 +1,51 @@
-"""What a model costs: parameters, bytes, MACs, measured latency."""
+"""What a model costs: parameters, and latency as measured. MACs: `graph.observe.count_macs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from pruning_server.graph.modules import find_weights, get_tensor
 from pruning_server.spec.report import LatencySection
+
+_WARM_UP_RUNS = 5
+_MIN_RUNS = 5
+_MAX_RUNS = 200
+_WARM_UP_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Elements of all parameters and kernels, each memory once, and how many of them are not 0."""
+    """Elements of all parameters and weights, each memory once, and how many of them are not 0."""
 
     parameters: int
     nonzero: int
 
 
 def count_parameters(module: torch.jit.ScriptModule) -> ParameterCount:
-    """Counts parameters, and kernels that are held in buffers, lists or constants."""
-    raise NotImplementedError
+    """Counts parameters, and weights that are held in buffers, plain attributes, lists or thawed constants.
+
+    Tensors that share memory count once, by the largest of them.
+    """
+    tensors = [parameter.detach() for parameter in module.parameters()]
+    tensors += [get_tensor(module, weight.name).detach() for weight in find_weights(module).weights]
+    distinct: dict[tuple[object, ...], torch.Tensor] = {}
+    for tensor in tensors:
+        distinct.setdefault(_memory(tensor), tensor)
+    return ParameterCount(
+        parameters=sum(tensor.numel() for tensor in distinct.values()),
+        nonzero=sum(int(torch.count_nonzero(tensor).item()) for tensor in distinct.values()),
+    )
+
+
+def _memory(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return (id(tensor),)
+    # Two tied tensors may be transposes of each other, so that only where they begin and how much they hold is compared.
+    return (str(tensor.device), tensor.data_ptr(), tensor.numel(), tensor.dtype)
 
 
 def measure_latency(
@@ -34,8 +59,62 @@ def measure_latency(
     synchronize: Callable[[], None] = lambda: None,
     max_seconds: float = 10.0,
 ) -> tuple[LatencySection, LatencySection]:
-    """Seconds of one call of each, run in turns after a warm-up: (original, pruned).
+    """Measures both models in one run, in turns, so that whatever else the machine does meets both alike.
 
-    `clock` returns monotonic seconds; `synchronize` waits for the device.
+    Args:
+        original: one call of the original on one batch.
+        pruned: the same for the pruned model.
+        batch: samples per call, for the report.
+        device: `cpu` or `cuda:N`, for the report.
+        threads: for the report.
+        clock: monotonic seconds.
+        synchronize: waits until the device has finished.
+        max_seconds: about the time that warm-up and measurement may take; slow models get at least one run each.
+
+    Returns:
+        (original, pruned): median and 95th percentile in seconds per call.
     """
-    raise NotImplementedError
+
+    def timed(call: Callable[[], object]) -> float:
+        synchronize()
+        start = clock()
+        call()
+        synchronize()
+        return clock() - start
+
+    end = clock() + max_seconds
+    warm_end = clock() + max_seconds * _WARM_UP_SHARE
+    # TorchScript compiles a plan in the first runs; those are not what a caller meets day by day.
+    for _ in range(_WARM_UP_RUNS):
+        timed(original)
+        timed(pruned)
+        if clock() > warm_end:
+            break
+    seconds: tuple[list[float], list[float]] = ([], [])
+    while len(seconds[0]) < _MAX_RUNS and (not seconds[0] or clock() < end or _affordable(seconds[0], max_seconds)):
+        first = len(seconds[0]) % 2
+        for which in (first, 1 - first):
+            seconds[which].append(timed((original, pruned)[which]))
+    sections = [
+        LatencySection(
+            p50=percentile(one, 0.5),
+            p95=percentile(one, 0.95),
+            batch=batch,
+            device=device,
+            threads=threads,
+            runs=len(one),
+        )
+        for one in seconds
+    ]
+    return sections[0], sections[1]
+
+
+def _affordable(seconds: Sequence[float], max_seconds: float) -> bool:
+    """Whether too few runs are done and they are quick enough to do the smallest number anyway."""
+    return len(seconds) < _MIN_RUNS and sum(seconds) * _MIN_RUNS < max_seconds * len(seconds)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (in (0, 1]) of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

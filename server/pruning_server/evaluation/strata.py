@@ -74,4 +74,4 @@ def _quantiles(flat: np.ndarray) -> np.ndarray:
     score = values.mean(axis=1)
     bins = int(np.clip(len(score) // MIN_BIN_SAMPLES, 1, MAX_QUANTILE_BINS))
     edges = np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1])
-    return np.searchsorted(edges, score, side="right").astype(np.int64)
+    return np.asarray(np.searchsorted(edges, score, side="right"), dtype=np.int64)

@@ -32,7 +32,7 @@ def _digests(inputs: Sequence[np.ndarray]) -> np.ndarray:
     for row in range(count):
         digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for array in inputs:
-            digest.update(np.ascontiguousarray(array[row]).data)
+            digest.update(np.asarray(array[row]).tobytes())
         digests[row] = digest.hexdigest().encode()
     return digests
 

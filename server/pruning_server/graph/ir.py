@@ -6,7 +6,6 @@ The rest of the room reads graphs through these functions, so that a change of t
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,15 +48,21 @@ def method_names(module: Module) -> tuple[str, ...]:
 
 def children(module: Module) -> Iterator[tuple[str, Module]]:
     """Direct submodules by attribute name; one that is reachable under two names comes twice."""
-    yield from module._modules.items()
+    yield from _children(module).items()
+
+
+def _children(module: Module) -> dict[str, Module]:
+    modules: Any = module._modules
+    return dict(modules.items())
 
 
 def attributes(module: Module) -> Iterator[tuple[str, Any, bool]]:
     """Yields (name, value, is parameter) of what a module itself holds besides submodules; `OPAQUE` where unreadable."""
-    parameters = dict(torch._C.ParameterDict(module._c).items())
-    concrete = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
-    for name in parameters:
-        yield name, parameters[name], True
+    stored: Any = torch._C.ParameterDict(module._c)
+    parameters = dict(stored.items())
+    concrete: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
+    for name, value in parameters.items():
+        yield name, value, True
     for name in concrete.get_attributes():
         if name not in parameters:
             yield name, read_attribute(module, name), False
@@ -99,7 +104,7 @@ def duplicate(module: Module) -> Module:
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
-    return torch.jit.load(buffer)  # type: ignore[no-untyped-call, no-any-return]
+    return torch.jit.load(buffer)  # type: ignore[no-any-return]
 
 
 def default_arguments(module: Module, given: int) -> list[object]:
@@ -237,36 +242,48 @@ class ShapeLog:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        first = next(iter(graph.nodes()), None)
-        with graph.insert_point_guard(first if first is not None else graph.return_node()):
-            self._log = graph.insertNode(graph.create("prim::ListConstruct", [], 1)).output()
+        first = next(iter(graph.nodes()), graph.return_node())
+        self._log = graph.create("prim::ListConstruct", [], 1).insertBefore(first).output()
         self._log.setType(torch._C.ListType(torch._C.ListType.ofInts()))
 
-    def record(self, node: Node, value: Value, tag: tuple[int, int], *, after: bool) -> None:
-        """Logs the sizes of `value` right before or after `node` runs, preceded by `tag`."""
-        graph = self._graph
-        # Everything is created before the node and moved: an insert point after the last node of a block is the return.
-        with graph.insert_point_guard(node):
-            label = graph.insertConstant(list(tag))
-            added = [graph.insertNode(graph.create("aten::append", [self._log, label], 1))]
-            sizes = graph.create("aten::size", [value], 1)
-            sizes.output().setType(torch._C.ListType.ofInts())
-            append = graph.create("aten::append", [self._log, sizes.output()], 1)
-            if after:
-                sizes.insertAfter(node)
-                append.insertAfter(sizes)
-                added[0].moveAfter(sizes)
-            else:
-                graph.insertNode(sizes)
-                graph.insertNode(append)
-        for created in (*added, append):
-            created.output().setType(self._log.type())
+    def start(self, node: Node, number: int) -> None:
+        """Logs that node `number` begins another execution; call before recording any of its values."""
+        with self._graph.insert_point_guard(node):
+            self._append(self._graph.insertConstant([number])).insertBefore(node)
 
-    def run(self, module: Module, inputs: Sequence[object]) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
-        """Runs the graph once; returns (tag, sizes) in the order in which they were met."""
+    def record(self, node: Node, value: Value, slot: int, *, after: bool) -> None:
+        """Logs the sizes of a tensor right before or after `node` runs, under a number of the caller's choice."""
+        with self._graph.insert_point_guard(node):
+            label = self._append(self._graph.insertConstant([slot]))
+        sizes = self._graph.create("aten::size", [value], 1)
+        sizes.output().setType(torch._C.ListType.ofInts())
+        content = self._append(sizes.output())
+        if after:
+            sizes.insertAfter(node)
+            label.insertAfter(sizes)
+            content.insertAfter(label)
+        else:
+            for created in (sizes, label, content):
+                created.insertBefore(node)
+
+    def _append(self, value: Value) -> Node:
+        node = self._graph.create("aten::append", [self._log, value], 1)
+        node.output().setType(self._log.type())
+        return node
+
+    def run(self, module: Module, inputs: Sequence[object]) -> list[tuple[int, ...]]:
+        """Runs the graph once; returns what was logged, in order: `(number,)` per start, `(slot,)` and sizes per record."""
         self._graph.registerOutput(self._log)
         self._graph.makeMultiOutputIntoTuple()
         function = torch._C._create_function_from_graph("observed", self._graph)
-        log = function(module._c, *inputs)[-1]
-        pairs = zip(itertools.islice(log, 0, None, 2), itertools.islice(log, 1, None, 2), strict=True)
-        return [((int(tag[0]), int(tag[1])), tuple(sizes)) for tag, sizes in pairs]
+        return [tuple(entry) for entry in function(module._c, *inputs)[-1]]
+
+
+def tensors_in(value: Value) -> list[Value]:
+    """The tensors that a value is: itself, or the elements of a list that the graph builds from known ones."""
+    if is_tensor(value):
+        return [value]
+    node = value.node()
+    if node.kind() == "prim::ListConstruct":
+        return [element for element in node.inputs() if is_tensor(element)]
+    return []

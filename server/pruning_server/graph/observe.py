@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.interpreter import analyse
 from pruning_server.graph.macs import sum_macs
-from pruning_server.graph.slots import Places, dotted, find_places
-from pruning_server.graph.values import Macs, NodeShapes, Observation
+from pruning_server.graph.slots import Path, Places, find_places
+from pruning_server.graph.values import Macs, NodeShapes, Observation, Shape
 
 __all__ = ["Macs", "Observation", "count_macs", "observe"]
-
-_Tag = tuple[int, int]
 
 
 def observe(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> Observation:
@@ -38,11 +37,10 @@ def observe(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> Observa
     nodes = [node for node in ir.walk(graph) if _has_tensors(node)]
     drafts = [_draft(node, places, findings.weights_of_result.get(("forward", _number(node)), ())) for node in nodes]
     log = ir.ShapeLog(graph)
-    for number, node in enumerate(nodes):
-        _instrument(log, node, number)
+    counts = [_instrument(log, node, number) for number, node in enumerate(nodes)]
     with torch.no_grad():
-        records = log.run(copy, arguments)
-    return Observation(_assemble(drafts, records))
+        entries = log.run(copy, arguments)
+    return Observation(_assemble(drafts, counts, entries))
 
 
 def count_macs(module: torch.jit.ScriptModule, inputs: Sequence[object], batch_size: int) -> Macs:
@@ -64,9 +62,8 @@ def _number(node: ir.Node) -> int:
     return next((value.unique() for value in node.outputs()), -1)
 
 
-def _draft(node: ir.Node, places: Places, paths: tuple[tuple[str, ...], ...]) -> NodeShapes:
+def _draft(node: ir.Node, places: Places, paths: Sequence[Path]) -> NodeShapes:
     slots = [places.slots[path] for path in paths]
-    stored = sorted(slots, key=lambda slot: -slot.tensor.dim())
     constants = {}
     for index, value in enumerate(node.inputs()):
         known, content = ir.constant_of(value)
@@ -75,26 +72,47 @@ def _draft(node: ir.Node, places: Places, paths: tuple[tuple[str, ...], ...]) ->
     return NodeShapes(
         op=node.kind(),
         source=ir.source_of(node),
-        layer=stored[0].layer if stored else "",
+        # The tensor with most axes is the kernel; a bias may belong to another layer.
+        layer=max(slots, key=lambda slot: slot.tensor.dim()).layer if slots else "",
         stored=tuple((slot.name, tuple(slot.tensor.shape)) for slot in slots),
+        arguments=tuple(argument.name for argument in ir.arguments_of(node)),
         constants=constants,
         inputs=(),
         outputs=(),
     )
 
 
-def _instrument(log: ir.ShapeLog, node: ir.Node, number: int) -> None:
-    """Inputs before the op, since it may write to them; results after it; a list of tensors element by element."""
-    log.start(node, (number, 0))
-    for index, value in enumerate(node.inputs()):
-        for element, tensor in log.tensors(value):
-            log.record(node, tensor, (number, _slot(index, element)), after=False)
-    for index, value in enumerate(node.outputs()):
-        if ir.is_tensor(value):
-            log.record(node, value, (number, -1 - index), after=True)
+def _instrument(log: ir.ShapeLog, node: ir.Node, number: int) -> int:
+    """Logs inputs before the op, which may write to them, and results after it; returns how many there are."""
+    inputs = [(i, tensor) for i, value in enumerate(node.inputs()) for tensor in ir.tensors_in(value)]
+    results = [(i, value) for i, value in enumerate(node.outputs()) if ir.is_tensor(value)]
+    log.start(node, number)
+    for index, value in inputs:
+        log.record(node, value, index, after=False)
+    for index, value in results:
+        log.record(node, value, -1 - index, after=True)
+    return len(inputs) + len(results)
 
 
 def _assemble(
-    drafts: Sequence[NodeShapes], records: Sequence[tuple[_Tag, tuple[int, ...]]]
+    drafts: Sequence[NodeShapes], counts: Sequence[int], log: Sequence[tuple[int, ...]]
 ) -> tuple[NodeShapes, ...]:
-    raise NotImplementedError
+    """Reads the log back: ops do not nest, so what follows a start belongs to that execution."""
+    inputs: list[list[dict[int, tuple[Shape, ...]]]] = [[] for _ in drafts]
+    outputs: list[list[dict[int, Shape]]] = [[] for _ in drafts]
+    entries, number, expected = iter(log), -1, 0
+    for (head,) in entries:
+        if not expected:
+            number, expected = head, counts[head]
+            inputs[number].append({})
+            outputs[number].append({})
+            continue
+        shape, expected = next(entries), expected - 1
+        if head >= 0:
+            inputs[number][-1][head] = (*inputs[number][-1].get(head, ()), shape)
+        else:
+            outputs[number][-1][-1 - head] = shape
+    return tuple(
+        replace(draft, inputs=tuple(seen), outputs=tuple(given))
+        for draft, seen, given in zip(drafts, inputs, outputs, strict=True)
+    )

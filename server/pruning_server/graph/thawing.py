@@ -77,7 +77,7 @@ def copy_tensors(source: torch.jit.ScriptModule, destination: torch.jit.ScriptMo
 def _key(tensor: torch.Tensor) -> _MemoryKey:
     return (
         tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
+        int(tensor.storage_offset()),
         tuple(tensor.shape),
         tuple(tensor.stride()),
         tensor.dtype,
@@ -99,7 +99,7 @@ def _baked(module: ir.Module) -> dict[_MemoryKey, _Baked]:
     if not tensors:
         return {}
     places = find_places(module)
-    paths = {key: (_CONSTANTS, str(number)) for number, key in enumerate(tensors)}
+    paths: dict[_MemoryKey, Path] = {key: (_CONSTANTS, str(number)) for number, key in enumerate(tensors)}
     slots = {path: Slot(path, (), tensors[key], parameter=False) for key, path in paths.items()}
     known = Places(places.modules, {**places.slots, **slots}, places.containers, places.opaque)
     names = _names(paths, analyse(known, graphs, _path_finder(paths)), module)

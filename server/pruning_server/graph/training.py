@@ -93,9 +93,7 @@ def enable_training(module: torch.jit.ScriptModule) -> TrainingHandle:
 def training_modes(module: torch.jit.ScriptModule) -> tuple[tuple[torch.jit.ScriptModule, bool], ...]:
     """Every submodule that has a training flag, with its value; a flag may differ from its parent's."""
     modules = find_places(module).modules.values()
-    return tuple(
-        (owner, bool(ir.read_attribute(owner, _FLAG))) for owner in modules if ir.has_attribute(owner, _FLAG)
-    )
+    return tuple((owner, bool(ir.read_attribute(owner, _FLAG))) for owner in modules if ir.has_attribute(owner, _FLAG))
 
 
 def set_training_modes(modes: tuple[tuple[torch.jit.ScriptModule, bool], ...]) -> None:

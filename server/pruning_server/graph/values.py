@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
+
+Shape: TypeAlias = tuple[int, ...]
 
 
 class WeightKind(enum.StrEnum):
@@ -73,15 +77,21 @@ class NodeShapes:
         op: as in the graph, e.g. `aten::conv2d`.
         source: where it stands in the model's code.
         layer: the layer whose stored tensor it uses, "" where it uses none.
-        inputs: per execution, the shapes of its tensor arguments by argument index.
-        outputs: per execution, the shapes of its tensor results by result index.
+        stored: names and shapes of the stored tensors that reach it.
+        arguments: names of the arguments in the op's schema.
+        constants: Python values of the arguments that are constants, by argument index.
+        inputs: per execution, by argument index, the shapes of its tensors: one, or one per element of a list.
+        outputs: per execution, by result index, the shape.
     """
 
     op: str
     source: str
     layer: str
-    inputs: tuple[dict[int, tuple[int, ...]], ...]
-    outputs: tuple[dict[int, tuple[int, ...]], ...]
+    stored: tuple[tuple[str, Shape], ...]
+    arguments: tuple[str, ...]
+    constants: Mapping[int, object]
+    inputs: tuple[Mapping[int, tuple[Shape, ...]], ...]
+    outputs: tuple[Mapping[int, Shape], ...]
 
 
 @dataclass(frozen=True)
@@ -96,5 +106,5 @@ class Macs:
     """Multiply-accumulates of one sample; None with a reason where an op cannot be counted."""
 
     total: int | None
-    by_layer: dict[str, int]
+    by_layer: Mapping[str, int]
     reason: str | None

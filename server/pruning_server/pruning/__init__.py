@@ -5,9 +5,6 @@ May import: `graph`, `spec`, `errors`.
 
 from __future__ import annotations
 
-from pruning_server.pruning.values import StrategyInfo
+from pruning_server.pruning.strategies import catalogue
 
-
-def catalogue() -> tuple[StrategyInfo, ...]:
-    """Every strategy of the API, with what this version has of it."""
-    raise NotImplementedError
+__all__ = ["catalogue"]

@@ -2,33 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 
-from pruning_server.graph.values import FrozenUse, Weight, WeightSurvey
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.modules import KERNEL_KINDS, FrozenUse, Weight, WeightKind, WeightSurvey, get_tensor
 from pruning_server.pruning.values import ScoredInput
+
+_MAX_REASONS = 3
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The weights that may be pruned, and the report's list of what may not."""
+    """The weights that may be pruned, the report's list of what may not, and notes on the request's patterns."""
 
     weights: tuple[Weight, ...]
     frozen: tuple[FrozenUse, ...]
+    notes: tuple[str, ...]
 
     def inputs(self, module: torch.jit.ScriptModule) -> tuple[ScoredInput, ...]:
-        """The weights with their tensors in `module`."""
-        raise NotImplementedError
+        """The weights with their tensors in `module`, which must hold them under the same names."""
+        return tuple(
+            ScoredInput(name=weight.name, layer=weight.layer, kind=weight.kind, tensor=get_tensor(module, weight.name))
+            for weight in self.weights
+        )
+
+    def tensors(self, module: torch.jit.ScriptModule) -> dict[str, torch.Tensor]:
+        """The stored tensors by weight name, as `masks.apply` and `MaskHolder` take them."""
+        return {weight.name: get_tensor(module, weight.name) for weight in self.weights}
 
 
 def select(
     survey: WeightSurvey, *, include_biases: bool, include_norms: bool, exclude_layers: Sequence[str]
 ) -> Selection:
-    """Kernels, and biases and norms only where asked, less what the shell wildcards in `exclude_layers` name.
+    """Kernels, and biases and norms only where asked, less what `exclude_layers` names.
+
+    Args:
+        survey: what `find_weights` found.
+        include_biases: whether biases may be pruned.
+        include_norms: whether scales and shifts of normalizations may be pruned.
+        exclude_layers: shell wildcards, matched against the names of weights and of the modules around them; naming a
+            module excludes everything in it.
 
     Raises:
         JobFailureError: NOTHING_PRUNABLE, saying why.
     """
-    raise NotImplementedError
+    kinds = set(KERNEL_KINDS)
+    kinds |= {WeightKind.BIAS} if include_biases else set()
+    kinds |= {WeightKind.NORM} if include_norms else set()
+    wanted = [weight for weight in survey.weights if weight.kind in kinds]
+    excluded = {weight.name: pattern for weight in wanted if (pattern := _excluded_by(weight, exclude_layers))}
+    kept = tuple(weight for weight in wanted if weight.name not in excluded)
+    if not kept:
+        raise JobFailureError(Reason.NOTHING_PRUNABLE, _why_nothing(survey, wanted))
+    unmatched = [
+        pattern for pattern in exclude_layers if not any(_matches(weight, pattern) for weight in survey.weights)
+    ]
+    return Selection(
+        weights=kept,
+        frozen=(*survey.frozen, *_excluded(excluded)),
+        notes=tuple(f"exclude_layers: {pattern!r} matches no layer of the model" for pattern in unmatched),
+    )
+
+
+def _excluded_by(weight: Weight, patterns: Sequence[str]) -> str | None:
+    return next((pattern for pattern in patterns if _matches(weight, pattern)), None)
+
+
+def _matches(weight: Weight, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in _names(weight))
+
+
+def _names(weight: Weight) -> Iterator[str]:
+    for name in (weight.name, *weight.aliases):
+        parts = name.split(".")
+        yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+
+
+def _excluded(excluded: dict[str, str]) -> tuple[FrozenUse, ...]:
+    return tuple(
+        FrozenUse(
+            op="",
+            source="",
+            reason=f"excluded by the request: {pattern}",
+            layers=tuple(name for name, by in excluded.items() if by == pattern),
+        )
+        for pattern in dict.fromkeys(excluded.values())
+    )
+
+
+def _why_nothing(survey: WeightSurvey, wanted: Sequence[Weight]) -> str:
+    if wanted:
+        return f"exclude_layers excludes all {len(wanted)} prunable weights; exclude fewer layers"
+    start = "no linear, convolution, embedding or recurrent weight of the model can be pruned"
+    if survey.frozen:
+        reasons = "; ".join(
+            f"{', '.join(use.layers[:_MAX_REASONS])}{' and more' if len(use.layers) > _MAX_REASONS else ''}: {use.reason}"
+            for use in survey.frozen[:_MAX_REASONS]
+        )
+        return f"{start}: {reasons}"
+    return (
+        f"{start}: it holds none. Send a model with trained weights; if it was quantized or compiled for a device, send"
+        " the version before that"
+    )

@@ -260,7 +260,7 @@ def _require_gradient(lesson: Lesson) -> None:
         loss = _blended(lesson, output, batch)
         if not loss.requires_grad:
             raise NoGradientError("no gradient flows from the loss to the model's output.")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     reached = any(
         tensor.grad is not None
         for trainable in lesson.student.parameters

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pruning_server.recovery.checkpoint import Checkpoint
 from pruning_server.recovery.finetune import Epoch, Lesson, NoGradientError, fine_tune
 from pruning_server.recovery.memory import is_out_of_memory
-from pruning_server.recovery.model_errors import MODEL_ERRORS, last_line
+from pruning_server.recovery.model_errors import TRAINING_ERRORS, last_line
 from pruning_server.recovery.normalization import reestimate
 from pruning_server.recovery.ports import Score
 
@@ -49,7 +49,8 @@ def recover(lesson: Lesson) -> Recovered:
     lesson.student.eval()
     start = lesson.judge()
     scores: list[tuple[str, Score]] = [(NOTHING, start)]
-    kept, best, notes = NOTHING, start, []
+    kept, best = NOTHING, start
+    notes: list[str] = []
     normalized = _normalized(lesson, notes)
     if normalized is not None:
         score, before = normalized
@@ -58,7 +59,8 @@ def recover(lesson: Lesson) -> Recovered:
             kept, best = NORMALIZATION, score
         else:
             before.restore()
-    rate, history = None, ()
+    rate: float | None = None
+    history: tuple[Epoch, ...] = ()
     if lesson.plan.epochs > 0:
         checkpoint = Checkpoint.of(lesson.tensors())
         try:
@@ -66,7 +68,7 @@ def recover(lesson: Lesson) -> Recovered:
         except NoGradientError as error:
             notes.append(f"Not fine-tuned: {error}")
             checkpoint.restore()
-        except (*MODEL_ERRORS, MemoryError) as error:
+        except TRAINING_ERRORS as error:
             notes.append(_why_stopped("Fine-tuning", error))
             checkpoint.restore()
         else:
@@ -85,7 +87,7 @@ def _normalized(lesson: Lesson, notes: list[str]) -> tuple[Score, Checkpoint] | 
     checkpoint = Checkpoint.of(lesson.tensors())
     try:
         changed = reestimate(lesson.student, lesson.data, lesson.plan.batch_size, lesson.plan.seed)
-    except (*MODEL_ERRORS, MemoryError) as error:
+    except TRAINING_ERRORS as error:
         notes.append(_why_stopped("Normalization re-estimation", error))
         changed = False
     lesson.student.eval()

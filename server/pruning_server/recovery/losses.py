@@ -159,7 +159,8 @@ def as_logits(output: torch.Tensor, kind: Loss, link: Link) -> torch.Tensor:
         return values
     if kind is Loss.CROSS_ENTROPY:
         return values.clamp_min(SMALLEST_PROBABILITY).log()
-    return torch.special.logit(values, eps=SMALLEST_PROBABILITY)
+    probabilities = values.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    return probabilities.log() - (-probabilities).log1p()
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:

@@ -148,18 +148,20 @@ def _classification(
         )
     if loss is Loss.BCE_WITH_LOGITS:
         return _multilabel(loss, has_loss_module, output, targets)
+    notes: list[str] = []
     if targets.one_hot and named and elements(output.shape) == elements(targets.shape):
-        form, notes = TargetForm.ONE_HOT, ("One-hot targets were read as class numbers.",)
+        form = TargetForm.ONE_HOT
+        notes.append("One-hot targets were read as class numbers.")
     elif targets.integer and _labels_fit(output, targets):
-        form, notes = TargetForm.LABELS, ()
+        form = TargetForm.LABELS
     else:
         raise JobFailureError(Reason.DATASET_TARGETS, _mismatch(output, targets))
     link = Link.PROBABILITIES if loss is None and output.rows_are_distributions else Link.IDENTITY
     if link is Link.PROBABILITIES and not has_loss_module:
-        notes = (*notes, "The model returns probabilities; the cross entropy is taken of them as they are.")
+        notes.append("The model returns probabilities; the cross entropy is taken of them as they are.")
     chosen = None if has_loss_module else Loss.CROSS_ENTROPY
     return Objective(
-        task=Task.CLASSIFICATION, loss=chosen, form=form, link=link, classes=output.shape[0], notes=notes
+        task=Task.CLASSIFICATION, loss=chosen, form=form, link=link, classes=output.shape[0], notes=tuple(notes)
     )
 
 
@@ -170,7 +172,9 @@ def _multilabel(loss: Loss | None, has_loss_module: bool, output: OutputFacts, t
     if elements(output.shape) != elements(targets.shape):
         raise JobFailureError(Reason.LOSS_UNSUITABLE if loss else Reason.DATASET_TARGETS, _mismatch(output, targets))
     if not targets.binary:
-        text = "Targets of bce_with_logits and of the task multilabel are 0 or 1, one per output; these hold other values."
+        text = (
+            "Targets of bce_with_logits and of the task multilabel are 0 or 1, one per output; these hold other values."
+        )
         raise JobFailureError(Reason.DATASET_TARGETS, text)
     chosen = None if has_loss_module else Loss.BCE_WITH_LOGITS
     return Objective(task=Task.MULTILABEL, loss=chosen, form=TargetForm.VALUES, link=_binary_link(loss, output))

@@ -36,7 +36,7 @@ class MaskedOptimizer:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the loss's gradients."""
-        (loss * self._scale).backward()  # type: ignore[no-untyped-call]
+        (loss * self._scale).backward()
 
     def step(self, learning_rate: float) -> bool:
         """Takes a step, or none and returns False where a gradient is not finite.

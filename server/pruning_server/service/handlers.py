@@ -17,6 +17,14 @@ CLIENT_STREAM = "client_stream"
 SERVER_STREAM = "server_stream"
 BIDI_STREAM = "bidi_stream"
 
+# How to make a handler of a kind, and where it keeps its behaviour.
+_MAKERS: dict[str, tuple[Callable[..., Any], str]] = {
+    UNARY: (grpc.unary_unary_rpc_method_handler, "unary_unary"),
+    CLIENT_STREAM: (grpc.stream_unary_rpc_method_handler, "stream_unary"),
+    SERVER_STREAM: (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    BIDI_STREAM: (grpc.stream_stream_rpc_method_handler, "stream_stream"),
+}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -60,18 +68,15 @@ def split_path(path: str) -> tuple[str, str]:
 def wrap(handler: grpc.RpcMethodHandler[Any, Any], path: str, wrapper: Wrapper) -> grpc.RpcMethodHandler[Any, Any]:
     """Returns the handler with its behaviour wrapped."""
     method = Method(kind_of(handler), *split_path(path))
-    make, behavior = {
-        UNARY: (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
-        CLIENT_STREAM: (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
-        SERVER_STREAM: (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
-        BIDI_STREAM: (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
-    }[method.kind]
+    make, name = _MAKERS[method.kind]
+    behavior: Any = getattr(handler, name)
     if getattr(behavior, "experimental_non_blocking", False):
         # The health service's Watch: it takes a third argument and no thread, so there is nothing to guard.
         return handler
     around = wrapper.stream if handler.response_streaming else wrapper.single
-    return make(
+    wrapped: grpc.RpcMethodHandler[Any, Any] = make(
         around(method, behavior),
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
+    return wrapped

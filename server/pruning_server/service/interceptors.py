@@ -118,13 +118,13 @@ class CallInterceptor(grpc.ServerInterceptor):
         code, reason = grpc.StatusCode.UNKNOWN.name, "-"
         try:
             yield
-            code = _name(context.code())
+            code = _name(_code(context))
         except GeneratorExit:
             code = _gone(context)  # The caller has left, and grpc drops the stream.
             raise
         except Exception as error:
             if _is_settled(error, context):
-                code = _gone(context) if context.code() is None else _name(context.code())
+                code = _gone(context) if _code(context) is None else _name(_code(context))
                 raise
             status = status_of(error, method.path)
             code, reason = _name(status.code), error.reason.value if isinstance(error, ServiceError) else "INTERNAL"
@@ -140,7 +140,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 def _is_settled(error: Exception, context: grpc.ServicerContext) -> bool:
     """Whether the call has its status already: the caller left, or the method ended it through the context."""
     caller_left = isinstance(error, grpc.RpcError) and not context.is_active()
-    return caller_left or context.code() is not None
+    return caller_left or _code(context) is not None
 
 
 def _gone(context: grpc.ServicerContext) -> str:
@@ -148,6 +148,12 @@ def _gone(context: grpc.ServicerContext) -> str:
     remaining_seconds = context.time_remaining()
     late = remaining_seconds is not None and remaining_seconds <= 0
     return _name(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+
+
+def _code(context: grpc.ServicerContext) -> grpc.StatusCode | None:
+    """The code that the method gave the call, if it did."""
+    code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # the stubs lack it
+    return code
 
 
 def _name(code: grpc.StatusCode | None) -> str:

@@ -55,7 +55,7 @@ def load_module(
         JobFailureError: torch does not load it (`reason`).
     """
     try:
-        return torch.jit.load(str(path), map_location=device)
+        module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)
     except (RuntimeError, ValueError, torch.jit.Error) as error:
         if is_out_of_memory(error):
             raise
@@ -64,3 +64,4 @@ def load_module(
             "Save it again with a torch of about this version, and check that torch.jit.load opens it."
         )
         raise JobFailureError(reason, text) from error
+    return module

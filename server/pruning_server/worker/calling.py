@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,10 @@ def floating_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
 def _fit_batches(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> Call:
     """The batch sizes that the model takes; raises what the model raised where it takes none."""
     rule = replace(rule, stateful=True)
-    notes = [f"Input {name} is fed as {form.description}." for name, form in zip(feed.samples.input_names, feed.forms, strict=True)]
+    notes = [
+        f"Input {name} is fed as {form.description}."
+        for name, form in zip(feed.samples.input_names, feed.forms, strict=True)
+    ]
     many = min(OBSERVED_BATCH, len(feed.samples))
     together, first_error = _attempt(module, feed, rule, many)
     single, error = _attempt(module, feed, rule, 1)
@@ -125,6 +129,12 @@ def _agree(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule, together:
     return torch.allclose(one_by_one, at_once, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
 
 
+def forward_arguments(module: torch.jit.ScriptModule) -> list[Any]:
+    """What forward takes after `self`: objects with `name`, `type` and `has_default_value()`."""
+    method: Any = module.forward
+    return list(method.schema.arguments)[1:]
+
+
 def _check_arguments(samples: Samples, spec: PruningSpec) -> None:
     total = len(samples.inputs) + len(spec.arguments)
     for argument in spec.arguments:
@@ -146,7 +156,7 @@ def _refusal(
         f"{name} {dtype} {_shape(array)}"
         for name, dtype, array in zip(samples.input_names, samples.input_dtypes, samples.inputs, strict=True)
     )
-    taken = [argument for argument in module.forward.schema.arguments if argument.name != "self"]
+    taken = forward_arguments(module)
     wanted = ", ".join(f"{argument.type} {argument.name}" for argument in taken)
     needed = sum(1 for argument in taken if not argument.has_default_value())
     given = len(place_arguments(samples.inputs, spec.arguments))

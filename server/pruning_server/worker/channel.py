@@ -23,7 +23,7 @@ class Channel:
 
     def __init__(self, fd: int, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         # A process that a model might start must not keep the pipe open.
-        os.set_inheritable(fd, False)  # noqa: FBT003 - the signature of the standard library
+        os.set_inheritable(fd, False)
         self._fd = fd
         self._lock = threading.Lock()
         self._heartbeat_seconds = heartbeat_seconds

@@ -27,7 +27,7 @@ def check(folder: RunFolder) -> CheckPassed:
 def make_reproducible(threads: int) -> None:
     """The same seed on the same machine gives the same bits: fixed threads, no autotuned or reordered kernels."""
     torch.set_num_threads(max(1, threads))
-    torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003 - the signature of torch
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

@@ -64,9 +64,7 @@ class Expected:
         return torch.from_numpy(bits.astype(bool).reshape(mask.shape))
 
 
-def pack(
-    runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str, torch.Tensor], seed: int
-) -> bytes:
+def pack(runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str, torch.Tensor], seed: int) -> bytes:
     """The container's bytes for runs (arguments, output) and masks (True where removed)."""
     arrays: dict[str, np.ndarray] = {}
 

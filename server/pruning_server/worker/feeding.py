@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from pruning_server.spec.request import ScalarArgument
 from pruning_server.worker.forms import InputForm
+
+
+# Positions of samples in a set.
+Rows: TypeAlias = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,15 @@ class Feed:
         """How messages call the set."""
         return self.samples.name
 
-    def inputs(self, rows: Sequence[int]) -> tuple[object, ...]:
+    def inputs(self, rows: Rows) -> tuple[object, ...]:
         """Positional arguments of forward for these rows."""
         index = np.asarray(rows, dtype=np.intp)
         tensors = [
-            form.tensor(array[index], self.device)
-            for form, array in zip(self.forms, self.samples.inputs, strict=True)
+            form.tensor(array[index], self.device) for form, array in zip(self.forms, self.samples.inputs, strict=True)
         ]
         return place_arguments(tensors, self.arguments)
 
-    def targets(self, rows: Sequence[int]) -> torch.Tensor | None:
+    def targets(self, rows: Rows) -> torch.Tensor | None:
         """The stored targets of these rows, or None."""
         if self.samples.targets is None:
             return None

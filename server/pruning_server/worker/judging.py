@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
+from pruning_server.evaluation.metrics import Metric
 from pruning_server.recovery.losses import LossFunction, shape_target
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Score
-from pruning_server.worker.feeding import Feed
-from pruning_server.worker.metric import Metric
+from pruning_server.worker.feeding import Feed, Rows
 from pruning_server.worker.running import Subject
 
 LOSS_BLOCK_ROWS = 1024
@@ -34,7 +34,7 @@ class Reference:
     values: np.ndarray
     device: str
 
-    def tensor(self, rows: Sequence[int]) -> torch.Tensor:
+    def tensor(self, rows: Rows) -> torch.Tensor:
         """Outputs of these rows."""
         return torch.from_numpy(self.values[np.asarray(rows, dtype=np.intp)]).to(self.device)
 
@@ -67,15 +67,13 @@ class Judging:
     batch_size: int
     scratch: Callable[[tuple[int, ...]], np.ndarray]
 
-    def target(self, rows: Sequence[int], reference: torch.Tensor) -> torch.Tensor | None:
+    def target(self, rows: Rows, reference: torch.Tensor) -> torch.Tensor | None:
         """What the loss compares the rows' outputs with; None where that is the original's output itself."""
         if self.objective.form is TargetForm.NONE:
             return None
         return shape_target(self.feed.targets(rows), reference, self.objective)
 
-    def outputs(
-        self, subject: Subject, rows: Sequence[int], done: Callable[[float, int], None] | None = None
-    ) -> Outputs:
+    def outputs(self, subject: Subject, rows: Rows, done: Callable[[float, int], None] | None = None) -> Outputs:
         """Runs the model over the rows; `done` hears the fraction and the samples of each pass.
 
         Raises:
@@ -108,7 +106,7 @@ class Judging:
         metric = self.metric.per_sample(outputs.values, target, reference)
         return SampleValues(metric, np.concatenate(losses) if losses else np.zeros(0))
 
-    def score(self, subject: Subject, rows: Sequence[int], reference: Reference) -> Score:
+    def score(self, subject: Subject, rows: Rows, reference: Reference) -> Score:
         """The model's score on the rows; not a number where its outputs are not."""
         try:
             outputs = self.outputs(subject, rows)
@@ -119,7 +117,7 @@ class Judging:
         values = self.values(outputs, reference.values[np.asarray(rows, dtype=np.intp)])
         return Score(self.metric.mean(values.metric), float(values.loss.mean()))
 
-    def _require_numbers(self, values: np.ndarray, rows: Sequence[int]) -> None:
+    def _require_numbers(self, values: np.ndarray, rows: Rows) -> None:
         bad = np.isnan(values.reshape(len(rows), -1)).any(axis=1)
         if bad.any():
             row = int(rows[int(np.flatnonzero(bad)[0])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from pruning_server.graph.modules import StateGuard
 from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.worker.failures import last_line
-from pruning_server.worker.feeding import Feed
+from pruning_server.worker.feeding import Feed, Rows
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Subject:
         selected = select_output(self.module(*inputs), self.rule.selector)
         return selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
 
-    def outputs(self, feed: Feed, rows: Sequence[int], batch_size: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    def outputs(self, feed: Feed, rows: Rows, batch_size: int) -> Iterator[tuple[Rows, torch.Tensor]]:
         """Runs the rows in order, without gradients, and yields (rows, output) per batch.
 
         Raises:
@@ -75,7 +75,7 @@ class Subject:
             yield part, output
             start += len(part)
 
-    def _run(self, feed: Feed, rows: Sequence[int]) -> torch.Tensor:
+    def _run(self, feed: Feed, rows: Rows) -> torch.Tensor:
         padded = self._padded(rows)
         torch.manual_seed(self.rule.seed)
         try:
@@ -91,7 +91,7 @@ class Subject:
             raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
         return output
 
-    def _padded(self, rows: Sequence[int]) -> Sequence[int]:
+    def _padded(self, rows: Rows) -> Rows:
         exact = self.rule.exact_batch
         if exact is None or len(rows) == exact:
             return rows

@@ -65,7 +65,8 @@ def find_trainables(
     Parameters that the owner froze stay frozen; where every one is frozen, which is how models are often exported, all
     floating-point parameters are trained. `weights` adds kernels that are no parameters (thawed constants, buffers).
     """
-    named = {name: tensor for name, tensor in module.named_parameters()}
+    parameters = dict(module.named_parameters())
+    named: dict[str, torch.Tensor] = dict(parameters)
     aliases: dict[str, tuple[str, ...]] = {}
     for weight in weights:
         named.setdefault(weight.name, get_tensor(module, weight.name))
@@ -73,12 +74,13 @@ def find_trainables(
     floats = {name: tensor for name, tensor in named.items() if tensor.dtype in TRAINABLE_DTYPES and tensor.is_leaf}
     wanted = {name: tensor for name, tensor in floats.items() if tensor.requires_grad}
     notes: tuple[str, ...] = ()
-    if floats and not wanted:
+    own = {name: tensor for name, tensor in floats.items() if name in parameters}
+    if own and not wanted:
         notes = ("No parameter of the archive requires a gradient; all of them were fine-tuned.",)
-        wanted = floats
-        for tensor in floats.values():
+        wanted = own
+        for tensor in own.values():
             tensor.requires_grad_()
-    trainables: dict[tuple[int, int, tuple[int, ...]], Trainable] = {}
+    trainables: dict[tuple[object, ...], Trainable] = {}
     for name, tensor in wanted.items():
         others = [get_tensor(module, alias) for alias in aliases.get(name, ())]
         key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape))

@@ -86,5 +86,5 @@ def _loss(job: WorkerJob, folder: RunFolder) -> torch.jit.ScriptModule | None:
         return None
     module = load_module(folder.path(LOSS_FILE), job.device, "loss module", Reason.LOSS_UNSUITABLE).eval()
     for parameter in module.parameters():
-        parameter.requires_grad_(False)  # noqa: FBT003 - the signature of torch
+        parameter.requires_grad_(False)
     return module

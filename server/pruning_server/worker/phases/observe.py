@@ -8,24 +8,23 @@ import numpy as np
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.evaluation.splits import Splits
+from pruning_server.evaluation.metrics import choose_metric
+from pruning_server.evaluation.splits import Splits, split_dataset
 from pruning_server.graph.modules import find_weights, get_tensor
 from pruning_server.graph.observe import Macs, count_macs
 from pruning_server.graph.values import Weight
 from pruning_server.pruning.selection import Selection, select
 from pruning_server.recovery.losses import build_loss, check_loss
-from pruning_server.recovery.objective import Objective, choose_objective
+from pruning_server.recovery.objective import Link, Objective, choose_objective
 from pruning_server.spec.request import PruningSpec, StaticStrategy
 from pruning_server.worker.calling import find_call
 from pruning_server.worker.facts import check_labels, output_facts, target_facts
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.judging import Judging
-from pruning_server.worker.metric import choose_metric
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.running import CallRule, Subject
 from pruning_server.worker.state import find_state
-from pruning_server.worker.splitting import split_samples
 from pruning_server.worker.story import Story
 
 OBSERVED_ROWS = 256
@@ -86,7 +85,9 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         feed=call.feed,
         objective=objective,
         loss=build_loss(objective, loaded.loss_module),
-        metric=choose_metric(objective, output.shape[1:]),
+        metric=choose_metric(
+            objective.task, tuple(output.shape[1:]), threshold=0.5 if objective.link is Link.PROBABILITIES else 0.0
+        ),
         batch_size=spec.evaluation.batch_size or DEFAULT_BATCH_SIZE,
         scratch=folder.scratch,
     )
@@ -98,7 +99,15 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
     rows = list(range(len(output)))
     target = judging.target(rows, output)
     check_loss(judging.loss, output, output if target is None else target)
-    splits = split_samples(loaded.validation, spec, objective)
+    splits = split_dataset(
+        loaded.validation.inputs,
+        loaded.validation.targets,
+        groups=loaded.validation.groups,
+        marks=loaded.validation.split,
+        fractions=spec.evaluation.split,
+        seed=spec.seed,
+        task=objective.task,
+    )
     return Observed(
         selection=selection,
         feed=call.feed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pruning_server.graph.modules import get_tensor
@@ -47,14 +48,14 @@ class _FitData:
 
     judging: Judging
     reference: Reference
-    rows: Sequence[int]
+    rows: np.ndarray
 
     @property
     def samples(self) -> int:
         return len(self.rows)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        chosen = [self.rows[row] for row in rows]
+        chosen = self.rows[list(rows)]
         reference = self.reference.tensor(chosen)
         return Batch(self.judging.feed.inputs(chosen), self.judging.target(chosen, reference), reference)
 

@@ -100,9 +100,7 @@ def _require_zeros(weights: torch.jit.ScriptModule, pruned: Pruned) -> None:
 
 
 def _require_equal(got: Sequence[Run], wanted: Sequence[Run], tolerance: float, what: str) -> None:
-    error = max(
-        relative_error(all_tensors(a), all_tensors(b)) for (_, a), (_, b) in zip(got, wanted, strict=True)
-    )
+    error = max(relative_error(all_tensors(a), all_tensors(b)) for (_, a), (_, b) in zip(got, wanted, strict=True))
     if not error <= tolerance:
         raise _failure(f"the pruned archive differs from {what} by a relative error of {error:.3g}")
 

@@ -1,0 +1,88 @@
+"""`pruning-server`, or `python -m pruning_server`: reads the settings, runs a server, and stops it at SIGTERM or SIGINT.
+
+When it is ready it prints one line of JSON on stdout, `{"address": ..., "metrics_address": ...}`; its log goes to stderr.
+Exit codes: 0 after SIGTERM or SIGINT, 2 if it cannot start as it was asked to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import FrameType
+
+from pruning_server.errors import ServiceError
+from pruning_server.settings import Settings, load_settings, this_machine
+
+# What the extra brings. torch is looked for, not imported: only workers import it.
+SERVER_PACKAGES = ("torch", "prometheus_client", "grpc_health", "grpc_reflection", "msgspec")
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FORCED_EXIT_CODE = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a server until it is told to stop; returns the exit code."""
+    try:
+        settings = load_settings(sys.argv[1:] if argv is None else argv, os.environ, this_machine(os.environ))
+        lacking = missing_packages()
+        if lacking:
+            names = ", ".join(lacking)
+            return _complain(f"cannot start without {names}; install it: pip install 'pruning-service[server]'")
+        return _serve(settings)
+    except ServiceError as error:
+        return _complain(error.message)
+
+
+def missing_packages() -> list[str]:
+    """Returns which packages of the extra `[server]` are not installed."""
+    return [name for name in SERVER_PACKAGES if find_spec(name) is None]
+
+
+def _complain(message: str) -> int:
+    print(f"pruning-server: {message}", file=sys.stderr)
+    return 2
+
+
+def _serve(settings: Settings) -> int:
+    # Only now: a client's installation has this file, but not what the server imports.
+    from pruning_server.wiring import Server  # noqa: PLC0415
+
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format=LOG_FORMAT)
+    stopping = _stop_signals()
+    server = Server(settings)
+    server.start()
+    addresses = server.addresses
+    print(json.dumps({"address": addresses.address, "metrics_address": addresses.metrics_address}), flush=True)
+    stopping.wait()
+    log = logging.getLogger("pruning_server")
+    log.info("stopping: no new jobs; running ones may go on for %g s", settings.drain_timeout_seconds)
+    if not server.stop():
+        log.warning("some calls did not end; leaving them")
+        logging.shutdown()
+        # A thread that is stuck would keep the interpreter from ending. What is stored is safe at any moment.
+        os._exit(0)
+    log.info("stopped")
+    return 0
+
+
+def _stop_signals() -> threading.Event:
+    """Returns what SIGTERM and SIGINT set; the second of them ends the process at once."""
+    stopping = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            os._exit(FORCED_EXIT_CODE)
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stopping
+
+
+if __name__ == "__main__":
+    sys.exit(main())

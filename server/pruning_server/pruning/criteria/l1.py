@@ -1,0 +1,20 @@
+"""The magnitude of the weight."""
+
+from __future__ import annotations
+
+import torch
+
+from pruning_server.pruning.criteria.base import Criterion
+from pruning_server.pruning.criteria.magnitude import widened
+
+
+def _score(weight: torch.Tensor, _: int) -> torch.Tensor:
+    return widened(weight).abs()
+
+
+CRITERION = Criterion(
+    name="l1",
+    summary="the weight's magnitude: small weights go first",
+    source="Han, Pool, Tran, Dally 2015, arXiv:1506.02626",
+    score=_score,
+)

@@ -1,0 +1,140 @@
+"""EVALUATE: both models on the report split, which nothing was fitted or selected on, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pruning_server.evaluation.cost import count_parameters, measure_latency
+from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
+from pruning_server.graph.modules import StateGuard
+from pruning_server.jobs.workspace import WorkerJob
+from pruning_server.spec.report import AccuracySection, CostsSection, CostSection, GeneralizationSection, LatencySection
+from pruning_server.worker.feeding import Rows
+from pruning_server.worker.judging import Judging
+from pruning_server.worker.phases.baseline import Baseline, Judged
+from pruning_server.worker.phases.load import Loaded
+from pruning_server.worker.phases.observe import Observed
+from pruning_server.worker.phases.recover import Trained
+from pruning_server.worker.phases.verify import Final
+from pruning_server.worker.running import Subject, rows_of
+from pruning_server.worker.story import Story
+
+LATENCY_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The numbers of the report that come from running the models."""
+
+    accuracy: AccuracySection
+    generalization: GeneralizationSection
+    cost: CostsSection
+
+
+def evaluate(
+    job: WorkerJob,
+    loaded: Loaded,
+    observed: Observed,
+    baseline: Baseline,
+    trained: Trained,
+    final: Final,
+    story: Story,
+) -> Evaluated:
+    """Judges the final model, loaded from the file that will be delivered, and measures both."""
+    spec, splits = job.spec.evaluation, observed.splits
+    subject = Subject.of(final.module, observed.rule)
+    report, identical = _compare(subject, observed.judging, splits.report, baseline.validation, story)
+    fitted = trained.recovered is not None and trained.recovered.fitted
+    fit = _compare(subject, observed.judging, splits.fit, baseline.validation, story)[0] if fitted else None
+    train = None
+    if observed.train_judging is not None and baseline.train is not None:
+        rows = rows_of(len(observed.train_judging.feed.samples))
+        train, _ = _compare(subject, observed.train_judging, rows, baseline.train, story)
+    units = splits.units[splits.report]
+    accuracy = judge_accuracy(
+        report,
+        metric=observed.judging.metric.name,
+        is_binary=observed.judging.metric.is_binary,
+        confidence_level=spec.confidence_level,
+        seed=job.spec.seed,
+        units=units,
+    )
+    generalization = judge_generalization(
+        report, accuracy, margin=spec.margin, identical_outputs=identical, fit=fit, train=train, units=units
+    )
+    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, final, story))
+
+
+def _compare(
+    subject: Subject, judging: Judging, rows: np.ndarray, original: Judged, story: Story
+) -> tuple[PairedValues, bool]:
+    """Both models' values on the rows, and whether every output is the same."""
+    outputs = judging.outputs(subject, rows, lambda _, samples: story.count(samples_evaluated=samples))
+    story.progress(0.3)
+    reference = original.reference.values[rows]
+    theirs, ours = judging.values(outputs, reference), original.values
+    # A metric such as R2 depends on the whole set, so the original's values are computed on the same rows.
+    ours_here = judging.metric_of(reference, rows, reference)
+    values = PairedValues(
+        original=ours_here, pruned=theirs.metric, original_loss=ours.loss[rows], pruned_loss=theirs.loss
+    )
+    return values, np.array_equal(outputs.values, reference)
+
+
+def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story) -> CostsSection:
+    story.progress(0.7)
+    original_latency, pruned_latency = _latency(job, loaded, observed, final)
+    pruned = count_parameters(final.weights)
+    return CostsSection(
+        original=CostSection(
+            parameters=observed.parameters.parameters,
+            nonzero_parameters=observed.parameters.nonzero,
+            macs=observed.macs.total,
+            bytes=job.model.size_bytes,
+            latency_seconds=original_latency,
+        ),
+        pruned=CostSection(
+            parameters=pruned.parameters,
+            nonzero_parameters=pruned.nonzero,
+            # Zeros are multiplied like any other number; only structural pruning saves operations.
+            macs=observed.macs.total,
+            bytes=len(final.content),
+            latency_seconds=pruned_latency,
+        ),
+    )
+
+
+def _latency(
+    job: WorkerJob, loaded: Loaded, observed: Observed, final: Final
+) -> tuple[LatencySection, LatencySection]:
+    samples = len(observed.feed.samples)
+    batch = observed.rule.exact_batch or min(job.spec.evaluation.latency_batch_size, samples)
+    rows: Rows = [row % samples for row in range(batch)]
+    inputs = observed.feed.inputs(rows)
+
+    def call(module: torch.jit.ScriptModule) -> Callable[[], object]:
+        def once() -> object:
+            with torch.no_grad():
+                return module(*inputs)
+
+        return once
+
+    with StateGuard(loaded.original), StateGuard(final.module):
+        return measure_latency(
+            call(loaded.original),
+            call(final.module),
+            batch=batch,
+            device=job.device,
+            threads=job.threads,
+            clock=observed.clock.monotonic,
+            synchronize=_synchronize(job.device),
+            max_seconds=LATENCY_SECONDS,
+        )
+
+
+def _synchronize(device: str) -> Callable[[], None]:
+    return (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else (lambda: None)
