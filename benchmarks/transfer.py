@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import random
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Self
 
 from helpers.cutting_proxy import CuttingProxy
-
 from helpers.running_server import RunningServer
 from pruning_client import ArtifactKind, PruningClient
 
@@ -83,11 +83,14 @@ def main() -> int:
         with RunningServer(Path(folder) / "data") as server:
             artifact_id = ""
             for direction in ("upload", "download"):
-                cuts = sorted(rng.randrange(size) for _ in range(options.cuts))
+                at = sorted(rng.randrange(size) for _ in range(options.cuts))
+                # The proxy counts per connection: what each one lives for is the way from the last cut to the next.
+                lives = [high - low for low, high in itertools.pairwise([0, *at])]
+                cuts = {f"{direction}_cuts": lives}
                 start = time.monotonic()
                 with (
                     PeakMemory(server) as memory,
-                    CuttingProxy(server.address, cuts) as proxy,
+                    CuttingProxy(server.address, **cuts) as proxy,
                     PruningClient(proxy.address) as client,
                 ):
                     if direction == "upload":
@@ -98,10 +101,10 @@ def main() -> int:
                         arrived = sha256_of(copy)
                 seconds = time.monotonic() - start
                 growth_mib = memory.growth_bytes / MIB
-                good &= arrived == sha256 and growth_mib < options.max_growth_mib and proxy.cuts_made == options.cuts
+                good &= arrived == sha256 and growth_mib < options.max_growth_mib and proxy.cuts_done == options.cuts
                 print(
                     f"{direction:8} {options.mib} MiB in {seconds:.1f} s ({options.mib / seconds:.0f} MiB/s), "
-                    f"{proxy.cuts_made} cuts, sha256 {'equal' if arrived == sha256 else 'DIFFERS'}, "
+                    f"{proxy.cuts_done} cuts, sha256 {'equal' if arrived == sha256 else 'DIFFERS'}, "
                     f"server memory +{growth_mib:.1f} MiB",
                     flush=True,
                 )

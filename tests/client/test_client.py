@@ -230,8 +230,8 @@ def test_a_watch_that_ends_before_the_job_is_taken_up_again(
     for event in client.watch(job.job_id):
         if not isinstance(event.body, Snapshot | Heartbeat):
             seen.append(event.sequence)
-        if seen[-1:] == [5]:
-            server.jobs.emit(job.job_id, state_event(job_pb.JOB_STATE_SUCCEEDED))
+            if event.sequence == 5:
+                server.jobs.emit(job.job_id, state_event(job_pb.JOB_STATE_SUCCEEDED))
     assert seen == [1, 2, 3, 4, 5, 6]
     assert server.script.count("WatchPruningJob") == 4
 

@@ -131,13 +131,13 @@ def crash_and_recover(
     chance = random.Random(20)
     flags = ("--cpu-slots", "3", "--max-attempts", "8")
     server = RunningServer(data_dir, *flags, program=program).start()
-    made = submit_all(server, files, jobs, *behaviours)
-    for _ in range(kills):
-        time.sleep(chance.uniform(*pause))
-        server.kill()
-        wait_until(lambda: command_lines(f"{data_dir}/") == {}, 10.0, "the end of the dead server's workers")
-        server.start()
     try:
+        made = submit_all(server, files, jobs, *behaviours)
+        for _ in range(kills):
+            time.sleep(chance.uniform(*pause))
+            server.kill()
+            wait_until(lambda: command_lines(f"{data_dir}/") == {}, 10.0, "the end of the dead server's workers")
+            server.start()
         with caller(server) as call:
             wait_until(lambda: all(job.state in TERMINAL for job in call.list()), 120.0, "every job's end")
             found = call.list()
@@ -170,21 +170,17 @@ def test_real_workers_die_with_their_server_and_their_jobs_go_on(tmp_path: Path,
 
 def test_a_job_whose_attempts_are_spent_by_crashes_fails_and_says_why(tmp_path: Path, files: Path) -> None:
     data_dir = tmp_path / "data"
-    server = RunningServer(data_dir, "--max-attempts", "1", program=standin_server.PROGRAM).start()
-    with caller(server) as call:
+    server = RunningServer(data_dir, "--max-attempts", "1", program=standin_server.PROGRAM)
+    with server, caller(server) as call:
         model = call.upload(files / "model.pt", artifact_pb2.ARTIFACT_KIND_TORCHSCRIPT)
         data = call.upload(files / "data.npz", artifact_pb2.ARTIFACT_KIND_DATASET)
         call.submit("request", model, data, 0, "slow=60")
         wait_until(lambda: call.list()[0].state == pruning_job_pb2.JOB_STATE_RUNNING, what="the job's start")
         server.kill()
-    server.start()
-    try:
-        with caller(server) as call:
-            wait_until(lambda: call.list()[0].state in TERMINAL, 30.0, "the job's end")
-            [job] = call.list()
-            check_history(call, job)
-    finally:
-        server.stop()
+    with server, caller(server) as call:
+        wait_until(lambda: call.list()[0].state in TERMINAL, 30.0, "the job's end")
+        [job] = call.list()
+        check_history(call, job)
     assert job.state == pruning_job_pb2.JOB_STATE_FAILED
     assert job.failure.reason == "WORKER_LOST"
 
@@ -192,18 +188,13 @@ def test_a_job_whose_attempts_are_spent_by_crashes_fails_and_says_why(tmp_path: 
 def test_an_orderly_stop_costs_no_attempt(tmp_path: Path, files: Path) -> None:
     data_dir = tmp_path / "data"
     server = RunningServer(
-        data_dir, "--max-attempts", "1", "--drain-timeout", "0", program=standin_server.PROGRAM
+        data_dir, "--max-attempts", "1", "--cpu-slots", "3", "--drain-timeout", "0", program=standin_server.PROGRAM
     )
-    server.start()
-    made = submit_all(server, files, 6, "slow=0.5")
-    assert server.stop() == 0
+    with server:
+        made = submit_all(server, files, 6, "slow=0.5")
+        assert server.stop() == 0
     assert command_lines(f"{data_dir}/") == {}
-    server.start()
-    try:
-        with caller(server) as call:
-            wait_until(lambda: all(job.state in TERMINAL for job in call.list()), 60.0, "every job's end")
-            assert {job.job_id: job.state for job in call.list()} == dict.fromkeys(
-                made, pruning_job_pb2.JOB_STATE_SUCCEEDED
-            )
-    finally:
-        server.stop()
+    with server, caller(server) as call:
+        wait_until(lambda: all(job.state in TERMINAL for job in call.list()), 60.0, "every job's end")
+        states = {job.job_id: job.state for job in call.list()}
+    assert states == dict.fromkeys(made, pruning_job_pb2.JOB_STATE_SUCCEEDED)

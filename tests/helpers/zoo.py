@@ -55,8 +55,8 @@ class Views(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transposed = nn.Parameter(torch.randn(4, 8))
-        self.permuted = nn.Parameter(torch.randn(2, 4, 8))
+        self.transposed = nn.Parameter(torch.randn(8, 8))
+        self.permuted = nn.Parameter(torch.randn(2, 8, 8))
         self.chunked = nn.Parameter(torch.randn(16, 8))
         self.sliced = nn.Parameter(torch.randn(10, 8))
         self.flat = nn.Parameter(torch.randn(64))

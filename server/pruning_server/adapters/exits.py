@@ -152,7 +152,7 @@ def _explain_memory(end: WorkerEnd, where: str, memory_bytes: int | None) -> str
     killed = " It was killed from outside, as the kernel does when the machine has no memory left." * end.retryable
     return (
         f"The worker ran out of memory{where}{limit}.{killed} Use a smaller fine_tune.batch_size or"
-        " evaluation.batch_size, allow more with limits.memory_bytes, or start the server with fewer slots per device."
+        " evaluation.batch_size, allow more with limits.memory_bytes, or start the server with a higher --memory-per-job."
     )
 
 

@@ -66,7 +66,7 @@ class Effects:
         for matches, handler in self._handlers:
             if matches(call.op):
                 return handler(call)
-        self._block(call, call.args, f"{call.op} is not an operation through which weights can be followed", hard=True)
+        self._block(call, call.args, f"weights cannot be followed through {call.op}", hard=True)
         return Flow(active=call.active)
 
     # --- Weights at known positions -----------------------------------------------------------------------------------

@@ -26,14 +26,17 @@ def analyse(
     What one method writes is state for all of them, so the analysis is repeated until it meets no further write.
     `constant_path` names constants of the graph that are to be followed as if they were stored.
     """
-    written: set[Path] = set()
+    written: dict[Path, Site] = {}
     while True:
         findings = Findings()
         for method, graph in graphs.items():
             _Interpreter(places, frozenset(written), findings, constant_path).run(method, graph)
-        if written >= set(findings.written):
+        # A slot known as state is followed no longer, so that later rounds do not meet its writes again.
+        met = {path: site for path, site in findings.written.items() if path not in written}
+        written |= met
+        if not met:
+            findings.written = written
             return findings
-        written |= set(findings.written)
 
 
 class _Interpreter:

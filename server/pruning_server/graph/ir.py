@@ -6,6 +6,7 @@ The rest of the room reads graphs through these functions, so that a change of t
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,9 +64,15 @@ def attributes(module: Module) -> Iterator[tuple[str, Any, bool]]:
     concrete: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
     for name, value in parameters.items():
         yield name, value, True
-    for name in concrete.get_attributes():
+    # torch lists attributes in no order; a natural one keeps results the same on every machine.
+    for name in sorted(concrete.get_attributes(), key=_natural):
         if name not in parameters:
             yield name, read_attribute(module, name), False
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts `item_10` behind `item_9`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def read_attribute(module: Module, name: str) -> Any:

@@ -103,7 +103,7 @@ def _baked(module: ir.Module) -> dict[_MemoryKey, _Baked]:
     slots = {path: Slot(path, (), tensors[key], parameter=False) for key, path in paths.items()}
     known = Places(places.modules, {**places.slots, **slots}, places.containers, places.opaque)
     names = _names(paths, analyse(known, graphs, _path_finder(paths)), module)
-    return {key: _Baked(names[key], tensor) for key, tensor in tensors.items()}
+    return {key: _Baked(name, tensors[key]) for key, name in names.items()}
 
 
 def _path_finder(paths: Mapping[_MemoryKey, Path]) -> Callable[[ir.Node], Path | None]:
@@ -115,19 +115,22 @@ def _path_finder(paths: Mapping[_MemoryKey, Path]) -> Callable[[ir.Node], Path |
 
 
 def _names(paths: Mapping[_MemoryKey, Path], findings: Findings, module: ir.Module) -> dict[_MemoryKey, str]:
-    """`conv2d_0_weight` for the kernel of the first convolution, `constant_3` where the use says nothing."""
+    """`constant_0_conv2d_weight` for what the code uses first; constants without such a use come last."""
+    keys = {path: key for key, path in paths.items()}
+    first_uses = {use.path: use for use in reversed(findings.uses.values()) if use.path in keys}
+    used = [path for path in dict.fromkeys(use.path for use in findings.uses.values()) if path in keys]
+    others = [path for path in paths.values() if path not in first_uses]
     names: dict[_MemoryKey, str] = {}
-    taken: set[str] = set()
-    for number, (key, path) in enumerate(paths.items()):
-        use = next((use for use in findings.uses.values() if use.path == path), None)
-        name = f"constant_{number}" if use is None else _name_of(use, number)
-        while name in taken or ir.has_attribute(module, name):
+    for number, path in enumerate([*used, *others]):
+        name = f"constant_{number}{_role(first_uses.get(path))}"
+        while ir.has_attribute(module, name):
             name += "_"
-        taken.add(name)
-        names[key] = name
+        names[keys[path]] = name
     return names
 
 
-def _name_of(use: Use, number: int) -> str:
+def _role(use: Use | None) -> str:
+    if use is None:
+        return ""
     op = re.sub(r"\W", "_", use.site.op.rpartition("::")[2]).strip("_")
-    return f"{op}_{number}_{'weight' if use.kind in KERNEL_KINDS else use.kind.value}"
+    return f"_{op}_{'weight' if use.kind in KERNEL_KINDS else use.kind.value}"

@@ -12,7 +12,6 @@ import torch
 from pruning_server.spec.request import ScalarArgument
 from pruning_server.worker.forms import InputForm
 
-
 # Positions of samples in a set.
 Rows: TypeAlias = Sequence[int] | np.ndarray
 

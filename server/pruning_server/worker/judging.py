@@ -93,7 +93,7 @@ class Judging:
 
     def values(self, outputs: Outputs, reference: np.ndarray) -> SampleValues:
         """Metric and loss of each sample; `reference`: the original's outputs for the same rows."""
-        losses, targets = [], []
+        losses = []
         for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
             block = slice(start, start + LOSS_BLOCK_ROWS)
             output, original = _tensor(outputs.values[block], self.feed), _tensor(reference[block], self.feed)
@@ -101,10 +101,19 @@ class Judging:
             wanted = original if wanted is None else wanted
             with torch.no_grad():
                 losses.append(self.loss.per_sample(output, wanted).detach().double().cpu().numpy())
-            targets.append(wanted.cpu().numpy())
-        target = np.concatenate(targets) if targets else np.zeros(0)
-        metric = self.metric.per_sample(outputs.values, target, reference)
+        metric = self.metric_of(outputs, reference)
         return SampleValues(metric, np.concatenate(losses) if losses else np.zeros(0))
+
+    def metric_of(self, outputs: Outputs, reference: np.ndarray) -> np.ndarray:
+        """The metric of each sample; of a metric such as R2, relative to these rows alone."""
+        targets = []
+        for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
+            block = slice(start, start + LOSS_BLOCK_ROWS)
+            original = _tensor(reference[block], self.feed)
+            wanted = self.target(outputs.rows[block], original)
+            targets.append((original if wanted is None else wanted).cpu().numpy())
+        target = np.concatenate(targets) if targets else np.zeros(0)
+        return self.metric.per_sample(outputs.values, target, reference)
 
     def score(self, subject: Subject, rows: Rows, reference: Reference) -> Score:
         """The model's score on the rows; not a number where its outputs are not."""

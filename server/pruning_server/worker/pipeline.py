@@ -18,6 +18,7 @@ from pruning_server.worker.phases.observe import observe
 from pruning_server.worker.phases.plan import make_plan, prune
 from pruning_server.worker.phases.recover import recover_accuracy
 from pruning_server.worker.phases.verify import verify
+from pruning_server.worker.report import Results
 from pruning_server.worker.story import Story
 
 
@@ -43,6 +44,7 @@ def run_job(job: WorkerJob, folder: RunFolder, story: Story) -> RunSucceeded:
     with story.telling(Phase.VERIFY):
         final = verify(loaded, observed, pruned, trained)
     with story.telling(Phase.EVALUATE):
-        evaluation = evaluate(job, loaded, observed, baseline, trained, final, story)
+        evaluated = evaluate(job, loaded, observed, baseline, trained, final, story)
     with story.telling(Phase.EXPORT):
-        return export(job, folder, loaded, observed, pruned, trained, final, evaluation, story)
+        results = Results(loaded, observed, pruned, trained, final, evaluated)
+        return export(job, folder, results, story)

@@ -14,7 +14,7 @@ from pruning_server.jobs.probe import CriterionInfo, DeviceInfo, Probe, Strategy
 def probe() -> Probe:
     """Asks torch for its devices and the registries for strategies and criteria."""
     return Probe(
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
         cuda_version=torch.version.cuda,
         python_version=platform.python_version(),
         devices=(_cpu(), *_cuda()),

@@ -43,11 +43,11 @@ class Sink(Protocol):
 
 
 class Story:
-    """Tells a run's progress; `timings` are seconds per finished phase, by the phase's name."""
+    """Tells a run's progress; `timings` are seconds per finished phase, by the phase's name; `clock` is what it reads."""
 
     def __init__(self, sink: Sink, clock: Clock) -> None:
         self._sink = sink
-        self._clock = clock
+        self.clock = clock
         self._started = 0.0
         self._last_sent = float("-inf")
         self._last_epoch = 0
@@ -58,7 +58,7 @@ class Story:
     def telling(self, phase: Phase) -> Iterator[None]:
         """Runs one phase; where it raises, `phase` stays what it was, for the message of the failure."""
         self.phase = phase
-        self._started = self._clock.monotonic()
+        self._started = self.clock.monotonic()
         self._last_epoch = 0
         self._sink.send(PhaseStarted(phase=phase))
         self.progress(0.0, forced=True)
@@ -69,7 +69,7 @@ class Story:
 
     def elapsed_seconds(self) -> float:
         """Since the phase began."""
-        return self._clock.monotonic() - self._started
+        return self.clock.monotonic() - self._started
 
     def progress(
         self,
@@ -82,7 +82,7 @@ class Story:
     ) -> None:
         """Tells that `fraction` of this phase, in [0, 1], is done; at most a few times per second."""
         phase = self.phase
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         due = forced or epoch != self._last_epoch or now - self._last_sent >= PROGRESS_INTERVAL_SECONDS
         if phase is None or not due:
             return

@@ -12,9 +12,9 @@ from pruning_server.evaluation.cost import count_parameters, measure_latency
 from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
 from pruning_server.graph.modules import StateGuard
 from pruning_server.jobs.workspace import WorkerJob
-from pruning_server.spec.report import AccuracySection, CostsSection, CostSection, GeneralizationSection, LatencySection
+from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
 from pruning_server.worker.feeding import Rows
-from pruning_server.worker.judging import Judging
+from pruning_server.worker.judging import Judging, Outputs
 from pruning_server.worker.phases.baseline import Baseline, Judged
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
@@ -78,7 +78,7 @@ def _compare(
     reference = original.reference.values[rows]
     theirs, ours = judging.values(outputs, reference), original.values
     # A metric such as R2 depends on the whole set, so the original's values are computed on the same rows.
-    ours_here = judging.metric_of(reference, rows, reference)
+    ours_here = judging.metric_of(Outputs(rows, reference), reference)
     values = PairedValues(
         original=ours_here, pruned=theirs.metric, original_loss=ours.loss[rows], pruned_loss=theirs.loss
     )
@@ -87,7 +87,7 @@ def _compare(
 
 def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story) -> CostsSection:
     story.progress(0.7)
-    original_latency, pruned_latency = _latency(job, loaded, observed, final)
+    original_latency, pruned_latency = _latency(job, loaded, observed, final, story)
     pruned = count_parameters(final.weights)
     return CostsSection(
         original=CostSection(
@@ -109,7 +109,7 @@ def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, stor
 
 
 def _latency(
-    job: WorkerJob, loaded: Loaded, observed: Observed, final: Final
+    job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story
 ) -> tuple[LatencySection, LatencySection]:
     samples = len(observed.feed.samples)
     batch = observed.rule.exact_batch or min(job.spec.evaluation.latency_batch_size, samples)
@@ -130,7 +130,7 @@ def _latency(
             batch=batch,
             device=job.device,
             threads=job.threads,
-            clock=observed.clock.monotonic,
+            clock=story.clock.monotonic,
             synchronize=_synchronize(job.device),
             max_seconds=LATENCY_SECONDS,
         )

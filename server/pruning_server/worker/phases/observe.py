@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
+from pruning_server.evaluation.cost import ParameterCount, count_parameters
 from pruning_server.evaluation.metrics import choose_metric
 from pruning_server.evaluation.splits import Splits, split_dataset
 from pruning_server.graph.modules import find_weights, get_tensor
@@ -44,6 +45,7 @@ class Observed:
         judging: how every model of this run is judged; `train_judging` on the training set.
         splits: rows of the validation set for fit, select and report.
         macs: multiply-accumulates of one sample.
+        parameters: of the original, counted before anything is pruned.
         notes: what people should know.
     """
 
@@ -57,6 +59,7 @@ class Observed:
     train_judging: Judging | None
     splits: Splits
     macs: Macs
+    parameters: ParameterCount
     notes: tuple[str, ...]
 
 
@@ -119,7 +122,8 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         train_judging=train_judging,
         splits=splits,
         macs=_macs(loaded, call.feed, rule),
-        notes=(*call.notes, *objective.notes),
+        parameters=count_parameters(loaded.subject),
+        notes=(*call.notes, *objective.notes, *selection.notes),
     )
 
 

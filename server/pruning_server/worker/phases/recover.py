@@ -33,12 +33,14 @@ class Trained:
         module: holds the values to deliver; its graph and flags may have been rewritten for training.
         carried: names of the tensors whose values may have changed.
         recovered: how it went; None where recovery was switched off.
+        batch_size: samples per step.
         notes: what people should know.
     """
 
     module: torch.jit.ScriptModule
     carried: tuple[str, ...]
     recovered: Recovered | None
+    batch_size: int
     notes: tuple[str, ...]
 
 
@@ -66,7 +68,7 @@ def recover_accuracy(
     """Recovers on *fit*, chooses on *select*, never looks at *report*."""
     weight_names = tuple(pruned.plan.masks)
     if spec.recovery.disabled:
-        return Trained(loaded.subject, weight_names, None, ("Recovery was switched off.",))
+        return Trained(loaded.subject, weight_names, None, 0, ("Recovery was switched off.",))
     handle = enable_training(loaded.subject)
     module = handle.module
     trainables, notes = find_trainables(module, observed.selection.weights)
@@ -103,4 +105,4 @@ def recover_accuracy(
     )
     recovered = recover(lesson)
     carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
-    return Trained(module, tuple(carried), recovered, (*notes, *recovered.notes))
+    return Trained(module, tuple(carried), recovered, plan.batch_size, (*notes, *recovered.notes))

@@ -38,12 +38,14 @@ class Final:
         module: loaded from them, in evaluation mode, on the job's device.
         weights: the same with its constants thawed, for reading pruned weights by name.
         expected: the bytes of `out/expected.npz`.
+        format_version: of the archive.
     """
 
     content: bytes
     module: torch.jit.ScriptModule
     weights: torch.jit.ScriptModule
     expected: bytes
+    format_version: int
 
 
 def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained) -> Final:
@@ -54,7 +56,7 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     """
     portable = replace(loaded.archive, device="cpu")
     final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
-    content = _archive_bytes(final, loaded.archive.extra_files)
+    content, version = _archive_bytes(final, loaded.archive.extra_files)
     in_memory = _runs(final.to(loaded.archive.device).eval(), observed)
     delivered = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
     _require_same_clothes(loaded.archive.load(), delivered)
@@ -65,7 +67,7 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     trained.module.eval()
     tolerance = MAX_TRAINED_ERROR if delivered_is_full_precision(delivered) else 0.1
     _require_equal(_runs(trained.module, observed), in_memory, tolerance, "the model that was trained")
-    return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed))
+    return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed), version)
 
 
 def delivered_is_full_precision(module: torch.jit.ScriptModule) -> bool:
@@ -73,11 +75,11 @@ def delivered_is_full_precision(module: torch.jit.ScriptModule) -> bool:
     return all(tensor.dtype not in {torch.float16, torch.bfloat16} for tensor in module.state_dict().values())
 
 
-def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]) -> bytes:
+def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]) -> tuple[bytes, int]:
     saved = io.BytesIO(module.save_to_buffer(_extra_files=extra_files))
     packed = io.BytesIO()
-    repack_model(saved, packed, compress=True)
-    return packed.getvalue()
+    summary = repack_model(saved, packed, compress=True)
+    return packed.getvalue(), summary.format_version
 
 
 def _runs(module: torch.jit.ScriptModule, observed: Observed) -> list[Run]:

@@ -1,0 +1,206 @@
+"""Assembling the report from what the phases found."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pruning_server.graph.modules import exported_methods, get_tensor
+from pruning_server.jobs.workspace import WorkerJob
+from pruning_server.spec.report import (
+    SCHEMA_VERSION,
+    DataSection,
+    FrozenSection,
+    LayerSection,
+    ModelSection,
+    Provenance,
+    Report,
+    StrategySection,
+)
+from pruning_server.spec.request import Granularity, StaticStrategy, Target, TargetKind
+from pruning_server.worker.feeding import Samples
+from pruning_server.worker.phases.evaluate import Evaluated
+from pruning_server.worker.phases.load import Loaded
+from pruning_server.worker.phases.observe import Observed
+from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.recover import Trained
+from pruning_server.worker.phases.verify import Final
+
+SPARSE_IS_NOT_FASTER = (
+    "Zeros inside dense tensors save bytes in the archive, not time: latency and MACs stay what they were."
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What every phase left."""
+
+    loaded: Loaded
+    observed: Observed
+    pruned: Pruned
+    trained: Trained
+    final: Final
+    evaluated: Evaluated
+
+
+def assemble_report(job: WorkerJob, results: Results, timings: dict[str, float]) -> Report:
+    """The whole report; `timings` in seconds by phase."""
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        job={"job_id": job.job_id, "attempt": job.attempt, "created": job.created, "device": job.device},
+        model=_model(job, results),
+        data=_data(job, results),
+        strategy=_strategy(job, results),
+        cost=results.evaluated.cost,
+        accuracy=results.evaluated.accuracy,
+        generalization=results.evaluated.generalization,
+        robustness=None,
+        verify=None,
+        layers=_layers(results),
+        frozen=tuple(
+            FrozenSection(op=use.op, source=use.source, reason=use.reason, layers=use.layers)
+            for use in results.observed.selection.frozen
+        ),
+        timings={**timings, "total": sum(timings.values())},
+        provenance=_provenance(job),
+    )
+
+
+def _model(job: WorkerJob, results: Results) -> ModelSection:
+    return ModelSection(
+        original_sha256=job.model.sha256,
+        original_bytes=job.model.size_bytes,
+        pruned_sha256=hashlib.sha256(results.final.content).hexdigest(),
+        pruned_bytes=len(results.final.content),
+        kind="torchscript",
+        format_version=results.final.format_version,
+        methods=exported_methods(results.final.module),
+        extra_files=tuple(sorted(results.loaded.archive.extra_files)),
+    )
+
+
+def _data(job: WorkerJob, results: Results) -> DataSection:
+    observed, samples = results.observed, results.loaded.validation
+    train = results.loaded.train
+    return DataSection(
+        validation_sha256=job.validation.sha256,
+        train_sha256=job.train.sha256 if job.train else None,
+        samples=len(samples),
+        train_samples=len(train) if train is not None else None,
+        splits=observed.splits.sizes(),
+        split_source=observed.splits.source,
+        stratified=observed.splits.stratified,
+        inputs=_inputs(observed, samples),
+        targets=_targets(samples),
+        task=observed.objective.task.value,
+        loss=observed.objective.loss_name,
+        warnings=observed.splits.warnings,
+    )
+
+
+def _inputs(observed: Observed, samples: Samples) -> tuple[dict[str, Any], ...]:
+    described = zip(samples.input_names, samples.input_dtypes, samples.inputs, observed.feed.forms, strict=True)
+    return tuple(
+        {"name": name, "dtype": dtype, "shape": list(array.shape[1:]), "fed_as": form.description}
+        for name, dtype, array, form in described
+    )
+
+
+def _targets(samples: Samples) -> dict[str, Any] | None:
+    if samples.targets is None:
+        return None
+    return {"dtype": str(samples.targets.dtype), "shape": list(samples.targets.shape[1:])}
+
+
+def _strategy(job: WorkerJob, results: Results) -> StrategySection:
+    strategy, target, plan = job.spec.strategy, job.spec.target, results.pruned.plan
+    static = strategy if isinstance(strategy, StaticStrategy) else StaticStrategy()
+    # A threshold is compared with the weights themselves, whatever the criterion.
+    scored = target is not None and target.kind is not TargetKind.THRESHOLD
+    notes = (
+        *results.observed.notes,
+        *plan.notes,
+        *results.trained.notes,
+        *((SPARSE_IS_NOT_FASTER,) if static.granularity is Granularity.WEIGHT else ()),
+    )
+    return StrategySection(
+        name="static",
+        granularity=static.granularity.value,
+        criterion=static.criterion if scored else None,
+        scope=static.scope.value,
+        target=_target(target),
+        achieved_sparsity=plan.sparsity,
+        prunable_weights=plan.prunable_weights,
+        pruned_weights=plan.removed_weights,
+        recovery=_recovery(results.trained),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _target(target: Target | None) -> dict[str, Any]:
+    return {} if target is None else {"kind": target.kind.value, "value": target.value}
+
+
+def _recovery(trained: Trained) -> dict[str, Any]:
+    recovered = trained.recovered
+    if recovered is None:
+        return {"disabled": True}
+    return {
+        "disabled": False,
+        "kept": recovered.kept,
+        "learning_rate": recovered.learning_rate,
+        "epochs": len(recovered.history),
+        "batch_size": trained.batch_size,
+        "select": [
+            {"name": rung.name, "metric": rung.score.metric, "loss": rung.score.loss, "kept": rung.kept}
+            for rung in recovered.rungs
+        ],
+        "history": [
+            {
+                "epoch": epoch.epoch,
+                "learning_rate": epoch.learning_rate,
+                "train_loss": epoch.train_loss,
+                "select_metric": epoch.select_metric,
+                "select_loss": epoch.select_loss,
+            }
+            for epoch in recovered.history
+        ],
+    }
+
+
+def _layers(results: Results) -> tuple[LayerSection, ...]:
+    sections = []
+    for weight in results.observed.selection.weights:
+        tensor = get_tensor(results.final.weights, weight.name)
+        zeros = tensor.numel() - int(torch.count_nonzero(tensor))
+        sections.append(
+            LayerSection(
+                name=weight.name,
+                kind=weight.kind.value,
+                shape_before=weight.shape,
+                shape_after=tuple(tensor.shape),
+                kept={},
+                sparsity=zeros / tensor.numel() if tensor.numel() else 0.0,
+            )
+        )
+    return tuple(sections)
+
+
+def _provenance(job: WorkerJob) -> Provenance:
+    return Provenance(
+        job_id=job.job_id,
+        seed=job.spec.seed,
+        service_version=job.service_version,
+        torch_version=torch.__version__,
+        python_version=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        device=job.device,
+        threads=job.threads,
+        created=job.created,
+        # On the CPU the same seed gives the same bits; some CUDA kernels add in no fixed order.
+        deterministic=job.device == "cpu",
+    )
