@@ -48,7 +48,8 @@ FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="pruning-service" \
       org.opencontainers.image.description="A gRPC microservice that prunes TorchScript models without their source."
 
-# tini is process 1: it passes SIGTERM on to the server and reaps what workers leave behind.
+# tini is process 1: it passes SIGTERM on to the server and reaps what workers leave behind (-s: also where something
+# else is process 1, as in a pod that shares its process namespace).
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
@@ -75,4 +76,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD exec python -m pruning_server.service.healthcheck --address "$PRUNING_ADDRESS" \
         ${PRUNING_TLS_CERT:+--tls-cert "$PRUNING_TLS_CERT" --tls-key "$PRUNING_TLS_KEY"}
-ENTRYPOINT ["tini", "--", "pruning-server"]
+ENTRYPOINT ["tini", "-s", "--", "pruning-server"]

@@ -134,7 +134,7 @@ def inspect(buildah: Buildah) -> dict[str, object]:
     expected = {
         "User": "10001:10001",
         "StopSignal": "SIGTERM",
-        "Entrypoint": ["tini", "--", "pruning-server"],
+        "Entrypoint": ["tini", "-s", "--", "pruning-server"],
         "ExposedPorts": {"50051/tcp": {}, "9464/tcp": {}},
         "Volumes": {"/data": {}},
     }

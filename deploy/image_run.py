@@ -15,7 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from image_tools import Buildah, CheckFailedError, as_dict, as_list, command_of, descendants, report
+from image_tools import Buildah, CheckFailedError, as_dict, as_list, command_of, descendants, inside_container, report
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -88,9 +88,11 @@ def kill_tree(pid: int) -> None:
 
 def check_user(pid: int) -> None:
     """Every process of the container runs as the image's user, without privileges."""
-    inside = [child for child in descendants(pid) if command_of(child).startswith(("tini", "/opt/venv"))]
-    if not inside:
-        raise CheckFailedError("no process of the container was found")
+    inside = inside_container(pid)
+    if len(inside) < 2:
+        raise CheckFailedError(
+            f"an init and a server were expected in the container, found {list(map(command_of, inside))}"
+        )
     for child in inside:
         status = Path(f"/proc/{child}/status").read_text()
         users = set(re.findall(r"^[UG]id:\s+(.*)$", status, re.MULTILINE)[0].split())
@@ -142,9 +144,10 @@ numpy.savez("data.npz", inputs=inputs.numpy(), targets=net(inputs).argmax(1).num
 
 def stop(server: subprocess.Popen[bytes], log: Path) -> None:
     """Sends SIGTERM to the init process, as an engine does, and expects exit code 0."""
-    init = [pid for pid in descendants(server.pid) if command_of(pid).startswith("tini")]
+    inside = inside_container(server.pid)
+    init = [pid for pid in inside if Path(command_of(pid).split(" ")[0]).name == "tini"]
     if len(init) != 1:
-        raise CheckFailedError(f"expected one init process, found {len(init)}")
+        raise CheckFailedError(f"expected one init process among {list(map(command_of, inside))}")
     started = time.monotonic()
     os.kill(init[0], signal.SIGTERM)
     try:

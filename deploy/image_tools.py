@@ -80,6 +80,16 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def inside_container(pid: int) -> list[int]:
+    """The descendants of `pid` that live in another root folder than this process."""
+    found = []
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            if not os.path.samefile(f"/proc/{child}/root/", "/"):
+                found.append(child)
+    return found
+
+
 def command_of(pid: int) -> str:
     """The command line, spaces between the arguments; empty if the process is gone."""
     with contextlib.suppress(OSError):

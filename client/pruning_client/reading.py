@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pruning_client.text import printable
+
 Section = Mapping[str, Any]
 _PERCENT_METRICS = ("accuracy", "agreement", "f1", "iou", "precision", "recall")
 
@@ -33,9 +35,9 @@ def number(parent: object, name: str) -> float | None:
 
 
 def text(parent: object, name: str) -> str:
-    """Returns `name` as text; empty where there is none."""
+    """Returns `name` as printable text on one line; empty where there is none."""
     found = parent.get(name) if isinstance(parent, Mapping) else None
-    return "" if found is None or isinstance(found, Mapping | list) else str(found)
+    return "" if found is None or isinstance(found, Mapping | list) else printable(found)
 
 
 def interval(parent: object) -> tuple[float, float] | None:

@@ -162,10 +162,11 @@ def test_no_descriptor_thread_or_process_is_left(tmp_path: Path) -> None:
     assert threading.active_count() == threads
 
 
-def test_a_command_that_cannot_be_started_leaks_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "error"), [("missing", FileNotFoundError), ("a\0b", ValueError)])
+def test_a_command_that_cannot_be_started_leaks_nothing(tmp_path: Path, name: str, error: type[Exception]) -> None:
     descriptors = open_descriptors()
-    with pytest.raises(FileNotFoundError):
-        Child([str(tmp_path / "missing")], folder=tmp_path, environment={}, events_flag="--events-fd")
+    with pytest.raises(error):
+        Child([str(tmp_path / name)], folder=tmp_path, environment={}, events_flag="--events-fd")
     assert open_descriptors() == descriptors
 
 

@@ -46,8 +46,11 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def prune(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Runs `prune ARGUMENTS --server ...` in this process."""
+def prune(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ended]:
+    """Runs `prune ARGUMENTS --server ...` in this process, with little patience."""
+    monkeypatch.setattr("pruning_client.client.RetryPolicy", lambda: QUICK)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

@@ -81,6 +81,14 @@ def test_what_the_server_has_is_not_sent_again(client: PruningClient, server: Fa
     assert seen == [(SIZE, SIZE)]
 
 
+def test_the_name_that_people_see_is_printable(client: PruningClient, source: Path, tmp_path: Path) -> None:
+    odd = tmp_path / f"a\nb\x1b[31m{'x' * 200}.pt"
+    source.rename(odd)
+    name = client.upload_artifact(odd, ArtifactKind.DATASET).display_name
+    assert name.isprintable()
+    assert len(name) <= 200
+
+
 def test_progress_starts_at_zero_and_ends_at_the_size(client: PruningClient, source: Path) -> None:
     seen: list[int] = []
     client.upload_artifact(source, ArtifactKind.DATASET, lambda done, _total: seen.append(done))

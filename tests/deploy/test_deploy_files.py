@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pruning_server.settings import options
+
 REPO = Path(__file__).resolve().parents[2]
 DEPLOY = REPO / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -136,12 +138,23 @@ def test_the_build_context_has_what_the_dockerfile_copies_and_nothing_else() -> 
 def test_the_image_runs_as_a_numbered_user_with_an_init() -> None:
     final = DOCKERFILE.split("\nFROM ")[-1]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final, re.MULTILINE)
-    assert 'ENTRYPOINT ["tini", "--", "pruning-server"]' in final
+    assert 'ENTRYPOINT ["tini", "-s", "--", "pruning-server"]' in final
     assert "STOPSIGNAL SIGTERM" in final
     assert re.search(r"^VOLUME /data$", final, re.MULTILINE)
     exposed = re.search(r"^EXPOSE (.+)$", final, re.MULTILINE)
     assert exposed
     assert exposed[1].split() == [image_port("PRUNING_ADDRESS"), image_port("PRUNING_METRICS_ADDRESS")]
+
+
+def test_every_variable_of_the_image_is_a_setting() -> None:
+    used = set(re.findall(r"\bPRUNING_\w+", DOCKERFILE))
+    assert used
+    assert used <= {option.variable for option in options().values()}
+
+
+def test_every_flag_of_the_deployments_is_a_setting() -> None:
+    used = {*COMPOSE["services"]["server"]["command"], *container()["args"]}
+    assert used <= {option.flag for option in options().values()}
 
 
 def test_the_image_is_for_the_cpu_unless_asked_otherwise() -> None:

@@ -139,7 +139,7 @@ def crash_and_recover(
             wait_until(lambda: command_lines(f"{data_dir}/") == {}, 10.0, "the end of the dead server's workers")
             server.start()
         with caller(server) as call:
-            wait_until(lambda: all(job.state in TERMINAL for job in call.list()), 120.0, "every job's end")
+            wait_until(lambda: all(job.state in TERMINAL for job in call.list()), 200.0, "every job's end")
             found = call.list()
             assert {job.job_id for job in found} == made
             for job in found:
@@ -151,6 +151,7 @@ def crash_and_recover(
     return found
 
 
+@pytest.mark.slow
 def test_twenty_jobs_survive_many_kills_of_the_server(tmp_path: Path, files: Path) -> None:
     found = crash_and_recover(
         tmp_path / "data", files, "slow=0.2", jobs=JOBS, kills=6, pause=(0.0, 1.2), program=standin_server.PROGRAM
@@ -163,9 +164,9 @@ def test_twenty_jobs_survive_many_kills_of_the_server(tmp_path: Path, files: Pat
 @pytest.mark.slow
 def test_real_workers_die_with_their_server_and_their_jobs_go_on(tmp_path: Path, files: Path) -> None:
     found = crash_and_recover(
-        tmp_path / "data", files, jobs=4, kills=2, pause=(1.0, 6.0), program=("-m", "pruning_server")
+        tmp_path / "data", files, jobs=3, kills=2, pause=(1.0, 6.0), program=("-m", "pruning_server")
     )
-    assert [job.state for job in found] == [pruning_job_pb2.JOB_STATE_SUCCEEDED] * 4
+    assert [job.state for job in found] == [pruning_job_pb2.JOB_STATE_SUCCEEDED] * 3
 
 
 def test_a_job_whose_attempts_are_spent_by_crashes_fails_and_says_why(tmp_path: Path, files: Path) -> None:

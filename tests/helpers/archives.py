@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,12 +27,12 @@ class ManySided(nn.Module):
         self.mixed = (1, 2.5, "q")
         self.weight = nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
         self.tied = self.weight
-        self.register_buffer("half", torch.ones(3, dtype=torch.bfloat16))
+        self.register_buffer("narrow", torch.ones(3, dtype=torch.bfloat16))
         self.register_buffer("flags", torch.tensor([True, False]))
-        self.register_buffer("empty", torch.zeros(0))
-        self.register_buffer("slice", torch.arange(10.0)[2:5])
-        self.register_buffer("complex", torch.zeros(2, dtype=torch.complex64))
-        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        self.register_buffer("nothing", torch.zeros(0))
+        self.register_buffer("part", torch.arange(10.0)[2:5])
+        self.register_buffer("rotations", torch.zeros(2, dtype=torch.complex64))
+        self.register_buffer("scattered", torch.eye(3).to_sparse())
 
     @torch.jit.export
     def scaled(self, x: torch.Tensor, factor: int) -> torch.Tensor:
@@ -47,27 +49,32 @@ def saved(module: torch.jit.ScriptModule, extra_files: dict[str, str] | None = N
     return module.save_to_buffer(_extra_files=extra_files or {})
 
 
+@cache
 def scripted() -> bytes:
     """A small net, scripted, with extra files."""
     torch.manual_seed(3)
     return saved(torch.jit.script(ConvNet().eval()), {"labels.txt": "low\nhigh", "config/é.bin": "ä", "README": ""})
 
 
+@cache
 def traced() -> bytes:
     """A small net, traced."""
     return saved(torch.jit.trace(mlp().eval(), torch.zeros(2, 8)))
 
 
+@cache
 def frozen() -> bytes:
     """A small net whose weights are constants."""
     return saved(torch.jit.freeze(torch.jit.script(ConvNet().eval())))
 
 
+@cache
 def many_sided() -> bytes:
     """See `ManySided`."""
     return saved(torch.jit.script(ManySided()))
 
 
+@cache
 def sparse() -> bytes:
     """A net whose weights are mostly 0."""
     net = nn.Sequential(nn.Linear(8, 200), nn.Linear(200, 3))
@@ -114,7 +121,8 @@ def zipped(content: dict[str, bytes] | list[tuple[str, bytes]], method: int = zi
     """A zip of these entries; a list may hold a name twice."""
     buffer = io.BytesIO()
     pairs = content.items() if isinstance(content, dict) else content
-    with zipfile.ZipFile(buffer, "w", method) as target:
+    with zipfile.ZipFile(buffer, "w", method) as target, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate name", UserWarning)
         for name, data in pairs:
             target.writestr(name, data)
     return buffer.getvalue()

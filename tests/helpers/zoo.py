@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,10 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
 
 def traced(module: nn.Module, *example: Tensor) -> torch.jit.ScriptModule:
     """Traces in eval mode, saves, loads."""
-    return reload(torch.jit.trace(module.eval(), example, check_trace=False))
+    with warnings.catch_warnings():
+        # Control flow on shapes is baked in: what archives of traced models are like.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return reload(torch.jit.trace(module.eval(), example, check_trace=False))
 
 
 def frozen(module: nn.Module) -> torch.jit.ScriptModule:
@@ -183,7 +187,7 @@ class Looped(nn.Module):
     def forward(self, x: Tensor, steps: int) -> Tensor:
         weights: list[Tensor] = []
         for i in range(steps):
-            weights.append(self.first if i % 2 == 0 else self.second)
+            weights.append(self.first if i % 2 == 0 else self.second)  # noqa: PERF401 - the append is the point
         for weight in weights:
             x = functional.linear(x, weight) + self.bias
         return x

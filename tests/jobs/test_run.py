@@ -124,6 +124,22 @@ def test_progress_is_thinned_to_two_per_second_but_no_phase_or_epoch_is_lost(wor
     assert recovering[-1].fraction == pytest.approx(399 / 400)
 
 
+def test_epochs_of_a_millisecond_do_not_flood_the_store(world: World) -> None:
+    clock = SetClock()
+
+    def script(send: Callable[[WorkerMessage], None], _stop: CancelToken) -> RunOutcome:
+        for epoch in range(1, 1001):
+            clock.time += 0.001
+            send(progress(Phase.RECOVER, epoch / 1000, epoch))
+        return succeeded(world)
+
+    run = run_of(world, script, clock=clock)
+    run.execute()
+    stored = [event.progress for event in events(world, run, ProgressEvent)]
+    assert 15 <= len(stored) <= 25
+    assert stored[-1].epoch == 1000
+
+
 def test_waiting_progress_is_stored_with_the_next_heartbeat(world: World) -> None:
     clock = SetClock()
 
@@ -278,6 +294,28 @@ def test_an_outcome_is_written_as_soon_as_the_store_can_again(world: World, monk
     monkeypatch.setattr(world.store, "succeed", locked)
     assert run_of(world, lambda *_: good).execute().state is JobState.SUCCEEDED
     assert len(tries) == 5
+
+
+def test_an_event_that_cannot_be_stored_does_not_cost_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, full = world.store.append_event, [True]
+
+    def append(*arguments: Any) -> Any:
+        if full[0]:
+            raise RuntimeError("database or disk is full")
+        return real(*arguments)
+
+    def script(send: Callable[[WorkerMessage], None], _stop: CancelToken) -> RunOutcome:
+        send(progress(Phase.RECOVER, 0.5, 1))
+        send(LogWritten(severity=Severity.INFO, text="lost"))
+        full[0] = False
+        send(LogWritten(severity=Severity.INFO, text="kept"))
+        return succeeded(world)
+
+    monkeypatch.setattr(world.store, "append_event", append)
+    run = run_of(world, script)
+    assert run.execute().state is JobState.SUCCEEDED
+    assert [line.message for line in events(world, run, LogEvent)] == ["kept"]
+    assert events(world, run, ProgressEvent)[-1].progress.fraction == 0.5
 
 
 def test_a_server_that_stops_does_not_wait_for_a_store_that_is_gone(

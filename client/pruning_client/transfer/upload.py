@@ -23,6 +23,7 @@ from pruning_client.errors import (
     UnavailableError,
 )
 from pruning_client.retries import Outage
+from pruning_client.text import printable
 from pruning_client.transfer.stall import STALL_SECONDS, StallGuard
 from pruning_client.values import Artifact, ArtifactKind, ArtifactState
 from pruning_client.wire.answers import artifact_from_wire, kind_to_wire
@@ -80,7 +81,7 @@ def upload(
             kind=kind_to_wire(kind),
             size_bytes=digest.size_bytes,
             sha256=digest.sha256,
-            display_name=digest.path.name[:200],
+            display_name=printable(digest.path.name, 200),
         ),
     )
     artifact = artifact_from_wire(response.artifact)

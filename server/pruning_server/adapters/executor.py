@@ -252,9 +252,7 @@ def _worker_limits(job: Job, limits: ExecutorLimits, clock: Clock) -> WorkerLimi
         silence_seconds=limits.silence_timeout_seconds,
         phases={
             Phase.LOAD: Overdue("LOAD", limits.load_timeout_seconds, model_remedy.format("--load-timeout")),
-            Phase.OBSERVE: Overdue(
-                "OBSERVE", limits.observe_timeout_seconds, model_remedy.format("--observe-timeout")
-            ),
+            Phase.OBSERVE: Overdue("OBSERVE", limits.observe_timeout_seconds, model_remedy.format("--observe-timeout")),
         },
     )
 

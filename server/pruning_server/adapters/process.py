@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -141,29 +142,26 @@ class Child:
         self._killed = False
         self._exit: ExitStatus | None = None
         self._selector = selectors.DefaultSelector()
-        reader, writer = _open_pipe() if events_flag is not None else (None, None)
-        passed = [] if writer is None else [writer.fileno()]
-        arguments = [] if events_flag is None else [events_flag, *map(str, passed)]
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._selector.close)
+            reader, writer = None, None
+            if events_flag is not None:
+                reader, writer = _open_pipe(undo)
+                command = [*command, events_flag, str(writer.fileno())]
             self._process = subprocess.Popen(
-                [*command, *arguments],
+                command,
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=passed,
+                pass_fds=[] if writer is None else [writer.fileno()],
                 start_new_session=True,
                 bufsize=0,
             )
-        except OSError:
-            if reader is not None:
-                reader.close()
-            self._selector.close()
-            raise
-        finally:
-            if writer is not None:
-                writer.close()
+            undo.pop_all()
+        if writer is not None:
+            writer.close()
         streams = ((reader, None), (self._process.stdout, self.stdout), (self._process.stderr, self.stderr))
         for stream, tail in streams:
             if stream is not None:
@@ -258,9 +256,11 @@ class Child:
         _stream_of(key).close()
 
 
-def _open_pipe() -> tuple[io.FileIO, io.FileIO]:
-    reader, writer = os.pipe()
-    return io.FileIO(reader, "rb"), io.FileIO(writer, "wb")
+def _open_pipe(undo: ExitStack) -> tuple[io.FileIO, io.FileIO]:
+    reader, writer = (io.FileIO(number, mode) for number, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    undo.callback(reader.close)
+    undo.callback(writer.close)
+    return reader, writer
 
 
 def _stream_of(key: selectors.SelectorKey) -> io.FileIO:

@@ -123,8 +123,11 @@ class Effects:
         if len(weights) == len(factors):
             self._block(call, weights, f"{call.op} multiplies it with another stored tensor, not with an activation")
             return
-        for flow in weights:
-            self._findings.use(flow.stored, WeightKind.LINEAR, call.site)
+        for path in frozenset[Path]().union(*(flow.stored for flow in weights)):
+            if self._slots[path].parameter or any(flow.any_active for flow in factors):
+                self._findings.use({path}, WeightKind.LINEAR, call.site)
+            else:  # such as the singular vectors of a spectral norm, which meet the weight but no activation
+                self._findings.block({path}, f"{call.op} multiplies it with no activation", call.site, hard=False)
         others = [flow for flow in factors if flow.any_active]
         self._block(call, others, f"it reaches {call.op} as a part of an activation")
 

@@ -29,6 +29,8 @@ from pruning_server.jobs.ports import Clock, Executor, JobStore, Metrics, RunOut
 from pruning_server.spec.phases import Phase
 
 PROGRESS_INTERVAL_SECONDS = 0.5
+# Every epoch is worth an event, unless epochs take milliseconds: each event is a durable transaction.
+EPOCH_INTERVAL_SECONDS = 0.05
 MAX_LOG_CHARACTERS = 4000
 SETTLE_BACKOFF_SECONDS = (0.1, 0.5, 2.0, 10.0)
 
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProgressRecorder:
-    """Thins a worker's progress out to what is worth storing: about 2 per second, and every phase and epoch."""
+    """Thins a worker's progress out to what is worth storing: about 2 per second, every phase, and every epoch that takes its time."""
 
     def __init__(self, store: JobStore, clock: Clock, job: Job) -> None:
         self._store = store
@@ -59,14 +61,16 @@ class ProgressRecorder:
         floor = self._latest.fraction if self._latest else 0.0
         self._latest = _sound(progress, floor)
         stored = self._stored
-        if stored is None or (stored.phase, stored.epoch) != (progress.phase, progress.epoch):
+        if stored is None or stored.phase is not progress.phase:
             self.flush()
+        elif stored.epoch != progress.epoch:
+            self.flush_if_due(EPOCH_INTERVAL_SECONDS)
         else:
             self.flush_if_due()
 
-    def flush_if_due(self) -> None:
+    def flush_if_due(self, interval_seconds: float = PROGRESS_INTERVAL_SECONDS) -> None:
         """Stores the latest progress if the last one was stored long enough ago."""
-        if self._clock.monotonic() - self._stored_at >= PROGRESS_INTERVAL_SECONDS:
+        if self._clock.monotonic() - self._stored_at >= interval_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -135,7 +139,6 @@ class Run:
             if self._store.get(None, self.job.job_id).state is JobState.CANCELLING:
                 self.cancel()
             outcome = self._executor.run(self.job, self.device, self.on_message, self._stop)
-            self._recorder.flush()
         except Exception:  # noqa: BLE001 - see below
             # The executor answers for everything that a worker does; what is left is a fault of the server or of its
             # disk. It must cost this run, not the server, and the job must not stay RUNNING for ever.
@@ -151,6 +154,14 @@ class Run:
     def on_message(self, message: WorkerMessage) -> None:
         """Turns one message of the worker into events and metrics."""
         self._heard_at = self._clock.monotonic()
+        try:
+            self._record(message)
+        except Exception:  # noqa: BLE001 - see below
+            # A database that is locked or full for a moment may cost an event, but not the hours that a run has taken.
+            # The outcome is written again and again instead.
+            _log.exception("job %s attempt %d: an event is lost", self.job.job_id, self.job.attempt)
+
+    def _record(self, message: WorkerMessage) -> None:
         match message:
             case PhaseStarted(phase=phase):
                 self._recorder.phase(phase)
@@ -189,6 +200,7 @@ class Run:
 
     def _write(self, outcome: RunOutcome) -> Job:
         job_id, attempt = self.job.job_id, self.job.attempt
+        self._recorder.flush()
         if outcome.failure is None and outcome.result is not None:
             settled = self._store.succeed(job_id, attempt, outcome.result)
         elif outcome.exit_cause == "cancelled" and self._cancelled_at is None:

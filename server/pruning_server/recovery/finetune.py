@@ -64,6 +64,18 @@ class Lesson:
     loss: LossFunction
     plan: TrainingPlan
     progress: Progress
+    training_mode: bool = True
+
+    def enter_training(self) -> None:
+        """Puts the student into the mode in which it is trained.
+
+        A model that cannot run in training mode can still be trained as it runs at inference: without dropout, and with
+        normalization as it is.
+        """
+        if self.training_mode:
+            self.student.train()
+        else:
+            self.student.eval()
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What training changes."""
@@ -88,15 +100,12 @@ def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
         start: the student's present score on select, which training has to beat.
 
     Raises:
-        NoGradientError: no gradient reaches any weight; nothing was changed.
         JobFailureError: the caller's loss module does not fit (LOSS_UNSUITABLE).
 
     Source: Han, Pool, Tran and Dally, 2015, arXiv 1506.02626 (retraining under a fixed mask).
     """
     torch.manual_seed(lesson.plan.seed)
     origin = Checkpoint.of(lesson.tensors())
-    _require_gradient(lesson)
-    origin.restore()
     rate, trial = (lesson.plan.learning_rate, None) if lesson.plan.learning_rate else _try_rates(lesson, origin)
     done = _train(lesson, rate, start)
     candidates = [(done.best, done.best_weights)] + ([(trial.best, trial.best_weights)] if trial else [])
@@ -186,7 +195,7 @@ class _Trainer:
     def epoch(self, generator: np.random.Generator, max_steps: int | None = None) -> float:
         """Trains on every sample of fit once and returns the mean loss; NaN where there was no step."""
         lesson = self._lesson
-        lesson.student.train()
+        lesson.enter_training()
         total, count = 0.0, 0
         for passes in batches(lesson.data.samples, lesson.plan.batch_size, lesson.student.exact_batch, generator):
             if self.diverged or (max_steps is not None and self.steps >= max_steps):
@@ -245,14 +254,18 @@ def _blended(lesson: Lesson, output: torch.Tensor, batch: Batch) -> torch.Tensor
     return loss if soft is None else (1 - DISTILLATION_WEIGHT) * loss + DISTILLATION_WEIGHT * soft
 
 
-def _require_gradient(lesson: Lesson) -> None:
-    """Tries one small pass; leaves gradients cleared."""
+def require_gradient(lesson: Lesson) -> None:
+    """Tries one small pass in training; leaves gradients cleared, and what the pass did to the statistics.
+
+    Raises:
+        NoGradientError: no gradient reaches any weight.
+    """
     # Two samples, as batch normalization cannot train on one.
     size = lesson.student.exact_batch or min(2, lesson.data.samples)
     if size > lesson.data.samples:
         raise NoGradientError("the fit split has fewer samples than the model's only batch size.")
     batch = lesson.data.batch(range(size))
-    lesson.student.train()
+    lesson.enter_training()
     with lesson.student.keeping_state():
         output = lesson.student.forward(batch.inputs)
         if not output.requires_grad:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pruning_server.recovery.checkpoint import Checkpoint
-from pruning_server.recovery.finetune import Epoch, Lesson, NoGradientError, fine_tune
+from pruning_server.recovery.finetune import Epoch, FineTuned, Lesson, NoGradientError, fine_tune, require_gradient
 from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import TRAINING_ERRORS, last_line
 from pruning_server.recovery.normalization import reestimate
@@ -50,7 +50,7 @@ def recover(lesson: Lesson) -> Recovered:
     start = lesson.judge()
     scores: list[tuple[str, Score]] = [(NOTHING, start)]
     kept, best = NOTHING, start
-    notes: list[str] = []
+    lesson, notes, trainable = _prepared(lesson)
     normalized = _normalized(lesson, notes)
     if normalized is not None:
         score, before = normalized
@@ -59,31 +59,66 @@ def recover(lesson: Lesson) -> Recovered:
             kept, best = NORMALIZATION, score
         else:
             before.restore()
-    rate: float | None = None
-    history: tuple[Epoch, ...] = ()
-    if lesson.plan.epochs > 0:
-        checkpoint = Checkpoint.of(lesson.tensors())
-        try:
-            tuned = fine_tune(lesson, best)
-        except NoGradientError as error:
-            notes.append(f"Not fine-tuned: {error}")
-            checkpoint.restore()
-        except TRAINING_ERRORS as error:
-            notes.append(_why_stopped("Fine-tuning", error))
-            checkpoint.restore()
-        else:
-            rate, history = tuned.learning_rate, tuned.history
-            notes.extend(tuned.notes)
-            scores.append((FINE_TUNING, tuned.score if tuned.improved else _last(history, tuned.score)))
-            if tuned.improved:
-                kept, best = FINE_TUNING, tuned.score
+    tuned = _fine_tuned(lesson, best, notes) if trainable else None
+    if tuned is not None:
+        last = tuned.history[-1] if tuned.history else None
+        ended = Score(last.select_metric, last.select_loss) if last and not tuned.improved else tuned.score
+        scores.append((FINE_TUNING, ended))
+        if tuned.improved:
+            kept, best = FINE_TUNING, tuned.score
     lesson.masks.hold()
     lesson.student.eval()
-    rungs = tuple(Rung(name, score, name == kept) for name, score in scores)
-    return Recovered(kept, best, rungs, rate, history, tuple(notes))
+    return Recovered(
+        kept=kept,
+        score=best,
+        rungs=tuple(Rung(name, score, name == kept) for name, score in scores),
+        learning_rate=tuned.learning_rate if tuned else None,
+        history=tuned.history if tuned else (),
+        notes=tuple(notes),
+    )
+
+
+def _prepared(lesson: Lesson) -> tuple[Lesson, list[str], bool]:
+    """The lesson in a mode in which the model can be trained, notes, and whether a gradient reaches its weights."""
+    checkpoint = Checkpoint.of(lesson.tensors())
+    notes: list[str] = []
+    try:
+        try:
+            require_gradient(lesson)
+        except TRAINING_ERRORS as error:
+            if not lesson.training_mode or is_out_of_memory(error):
+                raise
+            notes.append(
+                f"Trained as it runs at inference, since in training mode the model raised: {last_line(error)}"
+            )
+            lesson = replace(lesson, training_mode=False)
+            require_gradient(lesson)
+    except NoGradientError as error:
+        return lesson, [*notes, f"Not fine-tuned: {error}"], False
+    except TRAINING_ERRORS as error:
+        return lesson, [_why_stopped("Fine-tuning", error)], False
+    finally:
+        checkpoint.restore()
+    return lesson, notes, True
+
+
+def _fine_tuned(lesson: Lesson, best: Score, notes: list[str]) -> FineTuned | None:
+    if lesson.plan.epochs == 0:
+        return None
+    checkpoint = Checkpoint.of(lesson.tensors())
+    try:
+        tuned = fine_tune(lesson, best)
+    except TRAINING_ERRORS as error:
+        notes.append(_why_stopped("Fine-tuning", error))
+        checkpoint.restore()
+        return None
+    notes.extend(tuned.notes)
+    return tuned
 
 
 def _normalized(lesson: Lesson, notes: list[str]) -> tuple[Score, Checkpoint] | None:
+    if not lesson.training_mode:
+        return None
     checkpoint = Checkpoint.of(lesson.tensors())
     try:
         changed = reestimate(lesson.student, lesson.data, lesson.plan.batch_size, lesson.plan.seed)
@@ -97,11 +132,7 @@ def _normalized(lesson: Lesson, notes: list[str]) -> tuple[Score, Checkpoint] | 
     return None
 
 
-def _last(history: tuple[Epoch, ...], otherwise: Score) -> Score:
-    return Score(history[-1].select_metric, history[-1].select_loss) if history else otherwise
-
-
 def _why_stopped(what: str, error: BaseException) -> str:
     if is_out_of_memory(error):
         return f"{what} was given up: it needed more memory than the run may use, even one sample at a time."
-    return f"{what} was given up: in training mode the model raised: {last_line(error)}"
+    return f"{what} was given up: the model raised: {last_line(error)}"

@@ -118,7 +118,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         code, reason = grpc.StatusCode.UNKNOWN.name, "-"
         try:
             yield
-            code = _name(_code(context))
+            # A method that was told to stop, because nobody listens any more, ends as quietly as one that is done.
+            code = _name(_code(context)) if context.is_active() else _gone(context)
         except GeneratorExit:
             code = _gone(context)  # The caller has left, and grpc drops the stream.
             raise

@@ -195,7 +195,7 @@ def _provenance(job: WorkerJob) -> Provenance:
         job_id=job.job_id,
         seed=job.spec.seed,
         service_version=job.service_version,
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
         python_version=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         device=job.device,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pruning_server.graph.modules import get_tensor
-from pruning_server.graph.training import enable_training
 from pruning_server.pruning.masks import MaskHolder
 from pruning_server.recovery.finetune import Lesson
 from pruning_server.recovery.ladder import Recovered, recover
 from pruning_server.recovery.ports import Batch, Score
 from pruning_server.recovery.schedule import plan_training
 from pruning_server.spec.request import PruningSpec
+from pruning_server.worker.copies import make_training_copy
+from pruning_server.worker.feeding import Feed
 from pruning_server.worker.judging import Judging, Reference
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
@@ -31,6 +32,7 @@ class Trained:
 
     Attributes:
         module: holds the values to deliver; its graph and flags may have been rewritten for training.
+        feed: how `module` is fed.
         carried: names of the tensors whose values may have changed.
         recovered: how it went; None where recovery was switched off.
         batch_size: samples per step.
@@ -38,6 +40,7 @@ class Trained:
     """
 
     module: torch.jit.ScriptModule
+    feed: Feed
     carried: tuple[str, ...]
     recovered: Recovered | None
     batch_size: int
@@ -68,9 +71,10 @@ def recover_accuracy(
     """Recovers on *fit*, chooses on *select*, never looks at *report*."""
     weight_names = tuple(pruned.plan.masks)
     if spec.recovery.disabled:
-        return Trained(loaded.subject, weight_names, None, 0, ("Recovery was switched off.",))
-    handle = enable_training(loaded.subject)
-    module = handle.module
+        return Trained(loaded.subject, observed.feed, weight_names, None, 0, ("Recovery was switched off.",))
+    copy = make_training_copy(loaded.subject, observed.feed, observed.rule)
+    module = copy.module
+    judging = replace(observed.judging, feed=copy.feed)
     trainables, notes = find_trainables(module, observed.selection.weights)
     state = observed.state_names
     student = ModuleStudent(
@@ -87,7 +91,7 @@ def recover_accuracy(
     )
 
     def judge() -> Score:
-        return observed.judging.score(student.subject, splits.select, reference)
+        return judging.score(student.subject, splits.select, reference)
 
     def progress(*, epoch: int, epochs: int, fraction: float, metrics: dict[str, float], samples: int) -> None:
         story.progress(fraction, epoch=epoch, epochs=epochs, metrics=metrics)
@@ -95,14 +99,18 @@ def recover_accuracy(
 
     lesson = Lesson(
         student=student,
-        data=_FitData(observed.judging, reference, splits.fit),
+        data=_FitData(judging, reference, splits.fit),
         judge=judge,
         masks=holder,
         objective=observed.objective,
-        loss=observed.judging.loss,
+        loss=judging.loss,
         plan=plan,
         progress=progress,
+        # Statistics of a single sample are not those of the data.
+        training_mode=observed.rule.exact_batch != 1 or not student.statistic_names,
     )
     recovered = recover(lesson)
     carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
-    return Trained(module, tuple(carried), recovered, plan.batch_size, (*notes, *recovered.notes))
+    return Trained(
+        module, copy.feed, tuple(carried), recovered, plan.batch_size, (*copy.notes, *notes, *recovered.notes)
+    )

@@ -15,7 +15,9 @@ from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
 from pruning_server.worker.carrying import carry_over
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
+from pruning_server.worker.copies import HALF
 from pruning_server.worker.expected import pack, relative_error
+from pruning_server.worker.feeding import Feed
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.plan import Pruned
@@ -24,6 +26,7 @@ from pruning_server.worker.running import all_tensors
 
 # The trained copy's graph was rewritten for training, so its sums may be ordered differently.
 MAX_TRAINED_ERROR = 1e-3
+MAX_TRAINED_ERROR_HALF = 5e-2
 SAMPLE_ROWS = 4
 
 Run = tuple[tuple[object, ...], object]
@@ -57,22 +60,24 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     portable = replace(loaded.archive, device="cpu")
     final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
     content, version = _archive_bytes(final, loaded.archive.extra_files)
-    in_memory = _runs(final.to(loaded.archive.device).eval(), observed)
+    in_memory = _runs(final.to(loaded.archive.device).eval(), observed, observed.feed)
     delivered = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
     _require_same_clothes(loaded.archive.load(), delivered)
     weights = thaw(delivered)
     removed = {name: mask.removed for name, mask in pruned.plan.masks.items()}
     _require_zeros(weights, pruned)
-    _require_equal(in_memory, _runs(delivered.eval(), observed), MAX_RELATIVE_ERROR, "the model in memory")
-    trained.module.eval()
-    tolerance = MAX_TRAINED_ERROR if delivered_is_full_precision(delivered) else 0.1
-    _require_equal(_runs(trained.module, observed), in_memory, tolerance, "the model that was trained")
+    _require_equal(
+        in_memory, _runs(delivered.eval(), observed, observed.feed), MAX_RELATIVE_ERROR, "the model in memory"
+    )
+    if trained.feed is observed.feed:  # else it was trained in another precision, and rounded
+        kept = _runs(trained.module.eval(), observed, trained.feed)
+        _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
     return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed), version)
 
 
-def delivered_is_full_precision(module: torch.jit.ScriptModule) -> bool:
-    """Whether no stored number is of half precision."""
-    return all(tensor.dtype not in {torch.float16, torch.bfloat16} for tensor in module.state_dict().values())
+def _trained_tolerance(module: torch.jit.ScriptModule) -> float:
+    half = any(tensor.dtype in HALF for tensor in module.state_dict().values())
+    return MAX_TRAINED_ERROR_HALF if half else MAX_TRAINED_ERROR
 
 
 def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]) -> tuple[bytes, int]:
@@ -82,12 +87,12 @@ def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]
     return packed.getvalue(), summary.format_version
 
 
-def _runs(module: torch.jit.ScriptModule, observed: Observed) -> list[Run]:
+def _runs(module: torch.jit.ScriptModule, observed: Observed, feed: Feed) -> list[Run]:
     """Calls the model on a few samples at the batch sizes that it takes."""
-    samples = len(observed.feed.samples)
+    samples = len(feed.samples)
     runs: list[Run] = []
     for size in observed.batch_sizes:
-        arguments = observed.feed.inputs([row % samples for row in range(size)])
+        arguments = feed.inputs([row % samples for row in range(size)])
         torch.manual_seed(observed.rule.seed)
         with torch.no_grad(), StateGuard(module):
             runs.append((arguments, module(*arguments)))

@@ -1,0 +1,181 @@
+"""The HTML page: whole, self-contained, and safe whatever the report holds."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers.fake_server import example_report
+from pruning_client.html.page import render_page
+from pruning_client.html.view import MAX_ROWS, build_view
+
+VOID = {"meta", "br"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects tags and text, and checks that tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.extend(attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.extend(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.text += data
+
+    @classmethod
+    def of(cls, page: str) -> Checker:
+        """Parses a page and checks that everything is closed."""
+        checker = cls()
+        checker.feed(page)
+        checker.close()
+        assert checker._open == []
+        return checker
+
+
+def test_the_page_has_everything() -> None:
+    page = Checker.of(render_page(example_report()))
+    for words in (
+        "PASS", "the interval lies above the margin", "96.00 %", "95.00 %", "[-2.50, +0.50] %", "margin 3.00 %",
+        "fc.weight", "80.0%", "aten::foo", "model.py:3", "7.8 KiB", "2.9 KiB", "2 ms", "few samples", "RECOVER", "3 s",
+        "torch version", "2.13.0", "samples", "300", "job-1",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "svg" in page.tags
+
+
+def test_the_page_needs_nothing_else() -> None:
+    text = render_page(example_report())
+    page = Checker.of(text)
+    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name in ("src", "href", "srcset", "action")]
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    assert "width=device-width" in text
+
+
+def test_the_interval_is_drawn_where_it_is() -> None:
+    drawing = build_view(example_report()).interval
+    assert drawing is not None
+    assert drawing.margin is not None
+    assert 0 < drawing.margin < drawing.low < drawing.delta < drawing.zero < drawing.high < 100
+
+
+def hostile(value: Any) -> Any:
+    """Every text in `value`, also the keys of free mappings, replaced by an attack."""
+    attack = "</title></style><script>alert(1)</script>\"'><img src=x onerror=y>\x1b[2J\u202e{{ 7*7 }}"
+    if isinstance(value, str):
+        return attack
+    if isinstance(value, list):
+        return [hostile(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: hostile(inner) for key, inner in value.items()}
+    return value
+
+
+def test_names_cannot_inject() -> None:
+    report = hostile(example_report())
+    report["timings"] = {hostile("x"): 1.0}
+    page = Checker.of(render_page(report))
+    assert not {"script", "img"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "\x1b" not in page.text
+    assert "\u202e" not in page.text
+    assert "49" not in page.text
+
+
+@pytest.mark.parametrize("key", sorted(example_report()))
+@pytest.mark.parametrize("value", [None, {}, [], "text", 7, [None, 3, "x"], {"samples": {"x": []}}], ids=repr)
+def test_sections_may_be_anything(key: str, value: Any) -> None:
+    Checker.of(render_page(example_report() | {key: value}))
+    missing = example_report()
+    del missing[key]
+    Checker.of(render_page(missing))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    found = [prefix] if prefix else []
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in children:
+        found += paths(inner, (*prefix, key))
+    return found
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(place=st.sampled_from(paths(example_report())), value=json_values)
+def test_any_value_anywhere_gives_a_page(place: tuple[Any, ...], value: Any) -> None:
+    report = copy.deepcopy(example_report())
+    parent: Any = report
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    Checker.of(render_page(report))
+
+
+def test_a_report_of_many_layers_stays_a_page() -> None:
+    report = example_report()
+    report["layers"] = report["layers"] * (MAX_ROWS + 5)
+    view = build_view(report)
+    assert (len(view.layers), view.layers_left_out) == (MAX_ROWS, 5)
+
+
+# --- prune report -----------------------------------------------------------------------------------------------------
+
+
+def test_prune_report(prune: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(example_report()))
+    ended = prune("report", tmp_path / "r.json", "-o", tmp_path / "r.html", "--json")
+    assert ended.code == 0
+    assert (ended.body["job"], ended.body["report"]) == ("job-1", example_report())
+    assert (tmp_path / "r.html").read_text() == render_page(example_report())
+
+
+@pytest.mark.parametrize("content", [None, "", "no json", "[]", "{}", "\xff"])
+def test_prune_report_of_something_else(content: str | None, prune: Callable[..., Any], tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "r.json").write_bytes(content.encode("latin-1"))
+    ended = prune("report", tmp_path / "r.json", "-o", tmp_path / "r.html", "--json")
+    assert ended.code == 2
+    assert "r.json" in ended.body["message"]
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_prune_report_onto_its_source(prune: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(example_report()))
+    assert prune("report", tmp_path / "r.json", "-o", tmp_path / "r.json").code == 2
+    assert json.loads((tmp_path / "r.json").read_text()) == example_report()

@@ -1,0 +1,363 @@
+"""Every rule of a request: what passes, what does not, and under which field it says so."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from helpers.specs import good_spec
+from pruning_server.errors import InvalidRequestError, NotImplementedFeatureError, Reason
+from pruning_server.spec.base import from_json, to_json
+from pruning_server.spec.problems import refuse
+from pruning_server.spec.request import (
+    ArtifactRef,
+    ChannelConstraints,
+    ConditionalStrategy,
+    DynamicStrategy,
+    Evaluation,
+    FineTune,
+    Granularity,
+    Limits,
+    Loss,
+    MethodSamples,
+    NmPattern,
+    Preprocessing,
+    PruningSpec,
+    Recovery,
+    RiskCondition,
+    ScalarArgument,
+    Scope,
+    SplitFractions,
+    StaticStrategy,
+    Target,
+    TargetKind,
+    Task,
+)
+from pruning_server.spec.validation import check_implemented, check_spec, find_label_problems
+
+NAN, INFINITY = math.nan, math.inf
+
+
+def fields_of(spec: PruningSpec) -> list[str]:
+    """The fields that are refused; empty if none is."""
+    try:
+        check_spec(spec)
+    except InvalidRequestError as error:
+        return [violation.field for violation in error.violations]
+    return []
+
+
+def target(kind: TargetKind, value: float) -> dict[str, Any]:
+    return {"target": Target(kind=kind, value=value)}
+
+
+def nm(n: int, m: int) -> dict[str, Any]:
+    return {"strategy": StaticStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=n, m=m))}
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "threshold": target(TargetKind.THRESHOLD, 1e-30),
+    "threshold above 1": target(TargetKind.THRESHOLD, 1e6),
+    "sparsity 0": target(TargetKind.SPARSITY, 0.0),
+    "sparsity just below 1": target(TargetKind.SPARSITY, 1 - 2**-53),
+    "ratio 1": target(TargetKind.MACS_RATIO, 1.0),
+    "no accuracy drop": target(TargetKind.MAX_ACCURACY_DROP, 0.0),
+    "a GPU": {"device": "cuda:7"},
+    "any GPU": {"device": "cuda"},
+    "no epochs": {"fine_tune": FineTune(epochs=0)},
+    "most epochs": {"fine_tune": FineTune(epochs=10_000)},
+    "no recovery, and no epochs": {"fine_tune": FineTune(epochs=0), "recovery": Recovery(disabled=True)},
+    "split of tenths": {"evaluation": Evaluation(split=SplitFractions(fit=0.1, select=0.2, report=0.7))},
+    "calibrate": {
+        "evaluation": Evaluation(split=SplitFractions(fit=0.4, select=0.1, report=0.3, calibrate=0.2))
+    },
+    "only a mean": {"preprocessing": Preprocessing(mean=(0.5, 0.4))},
+    "a negative mean": {"preprocessing": Preprocessing(mean=(-1.0,), std=(2.0,))},
+    "arguments": {
+        "arguments": (
+            ScalarArgument(position=0, value=False),
+            ScalarArgument(position=2, value=16000),
+            ScalarArgument(position=1, value=-0.5),
+            ScalarArgument(position=3, value=""),
+        )
+    },
+    "2:4": nm(2, 4),
+    "largest seed": {"seed": 2**63 - 1},
+    "names in any script": {"exclude_layers": ("encoder.*", "слой\u3000層")},
+    "conditional without a target": {"strategy": ConditionalStrategy(condition="abs_weight < 0.1"), "target": None},
+    "risk": {
+        "strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.01, error_probability=0.05)), "target": None
+    },
+    "checked hash, either case": {"model": ArtifactRef(artifact_id="m", sha256="aB" * 32)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_passes(name: str) -> None:
+    assert fields_of(good_spec(**GOOD[name])) == []
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no target": ({"target": None}, "spec.target"),
+    "threshold 0": (target(TargetKind.THRESHOLD, 0.0), "spec.threshold"),
+    "threshold negative": (target(TargetKind.THRESHOLD, -0.1), "spec.threshold"),
+    "threshold infinite": (target(TargetKind.THRESHOLD, INFINITY), "spec.threshold"),
+    "threshold nan": (target(TargetKind.THRESHOLD, NAN), "spec.threshold"),
+    "sparsity 1": (target(TargetKind.SPARSITY, 1.0), "spec.sparsity"),
+    "sparsity negative": (target(TargetKind.SPARSITY, -1e-9), "spec.sparsity"),
+    "sparsity nan": (target(TargetKind.SPARSITY, NAN), "spec.sparsity"),
+    "macs 0": (target(TargetKind.MACS_RATIO, 0.0), "spec.macs_ratio"),
+    "latency above 1": (target(TargetKind.LATENCY_RATIO, 1.0001), "spec.latency_ratio"),
+    "parameters nan": (target(TargetKind.PARAMETER_RATIO, NAN), "spec.parameter_ratio"),
+    "drop 1": (target(TargetKind.MAX_ACCURACY_DROP, 1.0), "spec.max_accuracy_drop"),
+    "no model": ({"model": ArtifactRef(artifact_id="")}, "spec.model"),
+    "no validation": ({"validation": ArtifactRef(artifact_id="")}, "spec.validation"),
+    "empty train": ({"train": ArtifactRef(artifact_id="")}, "spec.train"),
+    "hash too short": ({"model": ArtifactRef(artifact_id="m", sha256="ab")}, "spec.model.sha256"),
+    "hash of other digits": ({"train": ArtifactRef(artifact_id="m", sha256="g" * 64)}, "spec.train.sha256"),
+    "device tpu": ({"device": "tpu"}, "spec.device"),
+    "device cuda:": ({"device": "cuda:"}, "spec.device"),
+    "device cuda:-1": ({"device": "cuda:-1"}, "spec.device"),
+    "device cuda:01": ({"device": "cuda:01"}, "spec.device"),
+    "device CPU": ({"device": "CPU"}, "spec.device"),
+    "device with a line": ({"device": "cpu\n"}, "spec.device"),
+    "too many epochs": ({"fine_tune": FineTune(epochs=10_001)}, "spec.fine_tune.epochs"),
+    "epochs without recovery": (
+        {"fine_tune": FineTune(epochs=3), "recovery": Recovery(disabled=True)},
+        "spec.fine_tune.epochs",
+    ),
+    "rate 0": ({"fine_tune": FineTune(learning_rate=0.0)}, "spec.fine_tune.learning_rate"),
+    "rate nan": ({"fine_tune": FineTune(learning_rate=NAN)}, "spec.fine_tune.learning_rate"),
+    "rate infinite": ({"fine_tune": FineTune(learning_rate=INFINITY)}, "spec.fine_tune.learning_rate"),
+    "batch of 0": ({"fine_tune": FineTune(batch_size=0)}, "spec.fine_tune.batch_size"),
+    "batch too large": ({"fine_tune": FineTune(batch_size=2**32 - 1)}, "spec.fine_tune.batch_size"),
+    "decay negative": ({"fine_tune": FineTune(weight_decay=-0.1)}, "spec.fine_tune.weight_decay"),
+    "decay nan": ({"fine_tune": FineTune(weight_decay=NAN)}, "spec.fine_tune.weight_decay"),
+    "margin 0": ({"evaluation": Evaluation(margin=0.0)}, "spec.evaluation.margin"),
+    "margin 1": ({"evaluation": Evaluation(margin=1.0)}, "spec.evaluation.margin"),
+    "margin nan": ({"evaluation": Evaluation(margin=NAN)}, "spec.evaluation.margin"),
+    "confidence 1": ({"evaluation": Evaluation(confidence_level=1.0)}, "spec.evaluation.confidence_level"),
+    "confidence 0.5": ({"evaluation": Evaluation(confidence_level=0.5)}, "spec.evaluation.confidence_level"),
+    "latency batch": ({"evaluation": Evaluation(latency_batch_size=0)}, "spec.evaluation.latency_batch_size"),
+    "evaluation batch": ({"evaluation": Evaluation(batch_size=0)}, "spec.evaluation.batch_size"),
+    "split sum": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.6, select=0.2, report=0.3))},
+        "spec.evaluation.split",
+    ),
+    "split just off": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.6, select=0.15, report=0.25 + 1e-8))},
+        "spec.evaluation.split",
+    ),
+    "split without report": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.5, report=0.0))},
+        "spec.evaluation.split.report",
+    ),
+    "split without fit": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.0, select=0.5, report=0.5))},
+        "spec.evaluation.split.fit",
+    ),
+    "split without select": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.0, report=0.5))},
+        "spec.evaluation.split.select",
+    ),
+    "split negative": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=0.6, select=0.25, report=0.25, calibrate=-0.1))},
+        "spec.evaluation.split.calibrate",
+    ),
+    "split nan": (
+        {"evaluation": Evaluation(split=SplitFractions(fit=NAN, select=0.5, report=0.5))},
+        "spec.evaluation.split.fit",
+    ),
+    "scale nan": ({"preprocessing": Preprocessing(scale=NAN)}, "spec.preprocessing.scale"),
+    "scale negative": ({"preprocessing": Preprocessing(scale=-1.0)}, "spec.preprocessing.scale"),
+    "mean nan": ({"preprocessing": Preprocessing(mean=(0.0, NAN))}, "spec.preprocessing.mean[1]"),
+    "std 0": ({"preprocessing": Preprocessing(std=(1.0, 0.0))}, "spec.preprocessing.std[1]"),
+    "mean and std differ": (
+        {"preprocessing": Preprocessing(mean=(0.0, 0.0), std=(1.0, 1.0, 1.0))},
+        "spec.preprocessing.std",
+    ),
+    "two losses": (
+        {"loss": Loss.MSE, "loss_module": ArtifactRef(artifact_id="loss")},
+        "spec.loss_module",
+    ),
+    "position twice": (
+        {"arguments": (ScalarArgument(position=1, value=1), ScalarArgument(position=1, value=2))},
+        "spec.arguments[1].position",
+    ),
+    "argument nan": ({"arguments": (ScalarArgument(position=0, value=NAN),)}, "spec.arguments[0].value"),
+    "argument infinite": ({"arguments": (ScalarArgument(position=0, value=INFINITY),)}, "spec.arguments[0].value"),
+    "argument of 65 bits": ({"arguments": (ScalarArgument(position=0, value=2**63),)}, "spec.arguments[0].value"),
+    "method twice": (
+        {
+            "method_samples": (
+                MethodSamples(method="f", samples=ArtifactRef(artifact_id="a")),
+                MethodSamples(method="f", samples=ArtifactRef(artifact_id="a")),
+            )
+        },
+        "spec.method_samples[1].method",
+    ),
+    "samples missing": (
+        {"method_samples": (MethodSamples(method="f", samples=ArtifactRef(artifact_id="")),)},
+        "spec.method_samples[0].samples",
+    ),
+    "empty layer name": ({"exclude_layers": ("a", "")}, "spec.exclude_layers[1]"),
+    "control character": ({"exclude_layers": ("a\x1b[2J",)}, "spec.exclude_layers[0]"),
+    "seed of 64 bits": ({"seed": 2**63}, "spec.seed"),
+    "memory 0": ({"limits": Limits(memory_bytes=0)}, "spec.limits.memory_bytes"),
+    "attempts 0": ({"limits": Limits(max_attempts=0)}, "spec.limits.max_attempts"),
+    "timeout 0": ({"timeout_seconds": 0.0}, "spec.timeout"),
+    "timeout negative": ({"timeout_seconds": -1.0}, "spec.timeout"),
+    "timeout above a year": ({"timeout_seconds": 366 * 24 * 3600.0}, "spec.timeout"),
+    "4:2": (nm(4, 2), "spec.static.nm_pattern"),
+    "0:4": (nm(0, 4), "spec.static.nm_pattern"),
+    "4:4": (nm(4, 4), "spec.static.nm_pattern"),
+    "n:m without a pattern": ({"strategy": StaticStrategy(granularity=Granularity.NM)}, "spec.static.nm_pattern"),
+    "a pattern without n:m": ({"strategy": StaticStrategy(nm_pattern=NmPattern(n=2, m=4))}, "spec.static.nm_pattern"),
+    "dynamic pattern": (
+        {"strategy": DynamicStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=4, m=2))},
+        "spec.dynamic.nm_pattern",
+    ),
+    "channels 0": (
+        {"strategy": StaticStrategy(channels=ChannelConstraints(min_channels=0))},
+        "spec.static.channels.min_channels",
+    ),
+    "multiple 0": (
+        {"strategy": DynamicStrategy(channels=ChannelConstraints(multiple=0))},
+        "spec.dynamic.channels.multiple",
+    ),
+    "no rule": ({"strategy": ConditionalStrategy()}, "spec.conditional.rule"),
+    "two rules": (
+        {"strategy": ConditionalStrategy(condition="x > 1", risk=RiskCondition(max_loss=0.1, error_probability=0.1))},
+        "spec.conditional.rule",
+    ),
+    "risk 0": (
+        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.0, error_probability=0.1))},
+        "spec.conditional.risk.max_loss",
+    ),
+    "risk probability 1": (
+        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=1.0))},
+        "spec.conditional.risk.error_probability",
+    ),
+    "conditional margin": (
+        {"strategy": ConditionalStrategy(condition="x > 1", margin=NAN)},
+        "spec.conditional.margin",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_is_refused_under_its_field(name: str) -> None:
+    fields, expected = BAD[name]
+    assert fields_of(good_spec(**fields)) == [expected]
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    spec = good_spec(
+        target=Target(kind=TargetKind.SPARSITY, value=2.0),
+        device="tpu",
+        fine_tune=FineTune(epochs=99_999, learning_rate=-1.0),
+        seed=2**64 - 1,
+        timeout_seconds=NAN,
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        check_spec(spec)
+    expected = ["spec.sparsity", "spec.device", "spec.fine_tune.epochs", "spec.fine_tune.learning_rate", "spec.seed"]
+    assert [violation.field for violation in caught.value.violations] == [*expected, "spec.timeout"]
+    assert all(field in caught.value.message for field in expected)
+
+
+def test_a_missing_field_has_its_own_reason() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        check_spec(good_spec(target=None))
+    assert caught.value.reason is Reason.MISSING_FIELD
+    assert "sparsity" in caught.value.message
+
+
+any_float = st.floats() | st.sampled_from([NAN, INFINITY, -INFINITY, -0.0, 5e-324])
+risky_specs = st.builds(
+    good_spec,
+    strategy=st.builds(StaticStrategy, criterion=st.text(st.characters(codec="utf-8"))),
+    target=st.builds(Target, kind=st.sampled_from(TargetKind), value=any_float | st.floats(0, 1)),
+    arguments=st.lists(
+        any_float | st.integers() | st.text(st.characters(codec="utf-8")) | st.booleans(), max_size=2
+    ).map(lambda values: tuple(ScalarArgument(position=i, value=value) for i, value in enumerate(values))),
+    preprocessing=st.builds(Preprocessing, scale=st.none() | any_float, mean=st.tuples(any_float)),
+    fine_tune=st.builds(FineTune, weight_decay=any_float),
+    seed=st.integers(),
+    timeout_seconds=st.none() | any_float,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@given(risky_specs)
+def test_whatever_passes_survives_storage(spec: PruningSpec) -> None:
+    """What cannot be stored as JSON and read back the same must not get past the checks."""
+    assume(not fields_of(spec))
+    assert from_json(to_json(spec), PruningSpec) == spec
+
+
+@pytest.mark.parametrize("scope", Scope)
+@pytest.mark.parametrize("task", [None, Task.CLASSIFICATION, Task.MULTILABEL, Task.REGRESSION, Task.AGREEMENT])
+@pytest.mark.parametrize("loss", [None, *Loss])
+def test_what_is_implemented(scope: Scope, task: Task | None, loss: Loss | None) -> None:
+    for kind, value in ((TargetKind.SPARSITY, 0.8), (TargetKind.THRESHOLD, 0.01)):
+        strategy = StaticStrategy(scope=scope, include_biases=True, include_norms=True)
+        check_implemented(good_spec(strategy=strategy, task=task, loss=loss, target=Target(kind=kind, value=value)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"strategy": DynamicStrategy()}, "dynamic strategy"),
+        ({"strategy": ConditionalStrategy(condition="x > 1")}, "conditional strategy"),
+        ({"strategy": StaticStrategy(granularity=Granularity.CHANNEL)}, "channel granularity"),
+        ({"strategy": StaticStrategy(granularity=Granularity.HEAD)}, "head granularity"),
+        (nm(2, 4), "n:m granularity"),
+        (target(TargetKind.MACS_RATIO, 0.5), "macs_ratio target"),
+        (target(TargetKind.LATENCY_RATIO, 0.5), "latency_ratio target"),
+        (target(TargetKind.PARAMETER_RATIO, 0.5), "parameter_ratio target"),
+        (target(TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
+        ({"task": Task.SEGMENTATION}, "segmentation task"),
+        ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),
+        ({"output_selector": "logits"}, "output_selector"),
+        ({"method_samples": (MethodSamples(method="f", samples=ArtifactRef(artifact_id="a")),)}, "method_samples"),
+        ({"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.1, report=0.3, calibrate=0.1))}, "calibrate"),
+    ],
+)
+def test_what_is_not_implemented_is_named(fields: dict[str, Any], name: str) -> None:
+    spec = good_spec(**fields)
+    check_spec(spec)
+    with pytest.raises(NotImplementedFeatureError, match=name):
+        check_implemented(spec)
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [
+        ({}, 0),
+        ({"team": "vision", "empty": ""}, 0),
+        ({f"key-{i}": "x" for i in range(64)}, 0),
+        ({f"key-{i}": "x" for i in range(65)}, 1),
+        ({"": "x"}, 1),
+        ({"k" * 257: "x"}, 1),
+        ({"k": "v" * 257}, 1),
+        ({"k\n": "v", "ok": "v", "j": "\x00"}, 2),
+    ],
+)
+def test_labels(labels: dict[str, str], bad: int) -> None:
+    assert len(list(find_label_problems(labels))) == bad
+
+
+def test_no_problem_is_no_error() -> None:
+    refuse([])
+
+
+def test_unknown_fields_of_a_stored_request_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        from_json(to_json(good_spec())[:-1] + b',"surprise":1}', PruningSpec)
