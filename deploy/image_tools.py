@@ -85,7 +85,7 @@ def inside_container(pid: int) -> list[int]:
     found = []
     for child in descendants(pid):
         with contextlib.suppress(OSError):
-            if not os.path.samefile(f"/proc/{child}/root/", "/"):
+            if not Path(f"/proc/{child}/root/").samefile("/"):
                 found.append(child)
     return found
 

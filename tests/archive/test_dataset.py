@@ -7,6 +7,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from safetensors.torch import save as save_torch_safetensors
 
-from helpers.archives import entries, npz, scripted, truncations, zipped
+from helpers.archives import entries, npz, refusal_of, scripted, truncations, zipped
 from helpers.shared_data import shared_file
 from pruning_server.archive.dataset import Dataset, check_dataset, open_dataset, repack_dataset
 from pruning_server.archive.limits import ALIGNMENT_BYTES, ZipLimits
@@ -68,7 +69,7 @@ def test_every_dtype_survives(dtype: str, container: str, tmp_path: Path) -> Non
     np.testing.assert_array_equal(dataset.inputs[0], arrays["inputs"])
     np.testing.assert_array_equal(dataset.targets, arrays["targets"])
     assert (dataset.samples, dataset.split, dataset.groups) == (N, None, None)
-    assert summary.container == container.split()[0]
+    assert summary.container == container.split(maxsplit=1)[0]
     assert [(i.name, i.dtype, i.shape) for i in summary.inputs] == [("inputs", dtype, (N, 3, 2))]
     assert summary.targets is not None
     assert (summary.samples, summary.has_split, summary.has_groups) == (N, False, False)
@@ -326,14 +327,12 @@ def test_truncations_and_flips_are_refused_or_harmless() -> None:
             bad = bytearray(data)
             bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
             destination = io.BytesIO()
-            try:
-                repack_dataset(io.BytesIO(bad), destination)
-            except InvalidArtifactError as refused:
+            refused = refusal_of(partial(repack_dataset, io.BytesIO(bad), destination))
+            if refused is not None:
                 assert refused.reason.value.startswith("DATASET_")
-            else:
-                if data.startswith(b"PK"):
-                    with np.load(io.BytesIO(destination.getvalue())) as loaded:
-                        np.testing.assert_array_equal(loaded["inputs"], inputs)
+            elif data.startswith(b"PK"):
+                with np.load(io.BytesIO(destination.getvalue())) as loaded:
+                    np.testing.assert_array_equal(loaded["inputs"], inputs)
 
 
 def test_a_real_image_set_is_told_what_to_rename(tmp_path: Path) -> None:

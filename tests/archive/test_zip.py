@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from helpers.archives import zipped
 from pruning_server.archive.limits import ALIGNMENT_BYTES, DEFAULT_LIMITS
 from pruning_server.archive.refusals import DATASET_REFUSALS, MODEL_REFUSALS
-from pruning_server.archive.zip_directory import DEFLATED, Entry, read_directory
+from pruning_server.archive.zip_directory import Entry, read_directory
+from pruning_server.archive.zip_format import DEFLATED
 from pruning_server.archive.zip_records import read_start, stream
 from pruning_server.archive.zip_writer import ZipWriter
 from pruning_server.errors import InvalidArtifactError, Reason
@@ -187,5 +188,7 @@ def test_memory_stays_flat_for_large_entries(deflated: bool, tmp_path: Path) -> 
         with archive.open("zeros", "w") as entry:
             for _ in range(size >> 22):
                 entry.write(bytes(1 << 22))
-    done = subprocess.run([sys.executable, "-c", READ_WITH_64_MIB, str(path)], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITH_64_MIB, str(path)], capture_output=True, timeout=60, check=False
+    )
     assert (done.stdout, done.stderr) == (b"%d\n" % size, b"")

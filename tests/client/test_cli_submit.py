@@ -175,6 +175,20 @@ def test_strategies_that_a_later_server_has(
     assert look(server.jobs.jobs["job-1"].spec) == expected
 
 
+@pytest.mark.parametrize(
+    "report", [{"schema_version": "2.0"}, dict.fromkeys(example_report()), {"accuracy": 7}], ids=str
+)
+def test_a_report_that_lacks_sections_is_no_reason_to_fail(
+    report: dict[str, Any], submit: Callable[..., Any], server: FakeServer, tmp_path: Path
+) -> None:
+    server.jobs.report = lambda *_: report
+    ended = submit("--sparsity", 0.8, "--html", tmp_path / "r.html")
+    assert ended.code == 0, ended.err
+    assert "no verdict" in ended.out
+    assert (tmp_path / "r.html").exists()
+    assert submit("--sparsity", 0.8, "--json").body["report"] == report
+
+
 # --- Jobs that end otherwise ------------------------------------------------------------------------------------------
 
 

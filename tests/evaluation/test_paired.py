@@ -26,7 +26,9 @@ def score_by_optimization(gained: int, lost: int, samples: int, difference: floa
         return -sum(n * math.log(max(p, 1e-300)) for n, p in zip(observed, probabilities, strict=True) if n)
 
     low, high = max(0.0, -difference), (1 - difference) / 2
-    best = optimize.minimize_scalar(negative_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12})
+    best = optimize.minimize_scalar(
+        negative_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
+    )
     variance = samples * (2 * best.x + difference * (1 - difference))
     return (gained - lost - samples * difference) / math.sqrt(variance)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers import zoo
+from helpers.resnet import trained_resnet
 from helpers.shared_data import shared_file
+from pruning_server.evaluation.cost import count_parameters
 from pruning_server.graph.modules import KERNEL_KINDS, StateGuard, find_weights, get_tensor
 from pruning_server.graph.observe import count_macs
+from pruning_server.graph.training import thaw
 
 pytestmark = pytest.mark.shared_data
 
@@ -47,3 +51,19 @@ def test_runs_under_the_guard_repeat(name: str, inputs: tuple[object, ...], kern
 
 def test_a_model_without_weights_has_none() -> None:
     assert find_weights(torch.jit.load(str(shared_file("torchscript/tchrs_foo1.pt")))).weights == ()
+
+
+@pytest.mark.parametrize("way", ["scripted", "traced", "frozen"])
+def test_resnet_20(way: str) -> None:
+    net = trained_resnet(20)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    module = zoo.traced(net, images) if way == "traced" else getattr(zoo, way)(net)
+    thawed = thaw(module)
+    kernels = [weight for weight in find_weights(thawed).weights if weight.kind in KERNEL_KINDS]
+    assert len(kernels) == 20
+    assert sum(weight.numel for weight in kernels) == sum(p.numel() for p in net.parameters() if p.dim() > 1)
+    assert count_macs(module, (images,), 2).total == 40_551_040
+    if way != "frozen":  # freezing folds the batch norms into biases
+        assert count_parameters(module).parameters == 269_722
+    with torch.no_grad():
+        torch.testing.assert_close(thawed(images), net(images), rtol=1e-4, atol=1e-4)

@@ -114,3 +114,24 @@ def test_a_tensor_used_by_two_methods_is_one_weight() -> None:
         assert not thawed.twice(ROWS).any()
         restored = restore_constants(zoo.reload(archive), thawed)
         assert not restored.twice(ROWS).any()
+
+
+def test_constants_that_share_memory_stay_one_weight() -> None:
+    class Autoencoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(6, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.nn.functional.linear(x, self.weight)
+            return torch.nn.functional.linear(hidden, self.weight.t())
+
+    archive = zoo.frozen(Autoencoder())
+    thawed = thaw(archive)
+    (weight,) = find_weights(thawed).weights
+    assert len(weight.aliases) == 1
+    with torch.no_grad():
+        get_tensor(thawed, weight.name)[0] = 0.0
+        restored = zoo.reload(restore_constants(zoo.reload(archive), thawed))
+        assert torch.equal(restored(ROWS), thawed(ROWS))
+        assert not torch.equal(restored(ROWS), archive(ROWS))

@@ -14,6 +14,7 @@ from torch import nn
 
 from helpers.models import ConvNet, mlp
 from pruning_server.archive.model import check_model, repack_model
+from pruning_server.errors import InvalidArtifactError
 from pruning_server.spec.artifacts import ModelSummary
 
 
@@ -151,3 +152,12 @@ def truncations(data: bytes, parts: int = 50) -> Iterator[bytes]:
     """The data cut off at every 1/parts of its length."""
     for part in range(parts):
         yield data[: len(data) * part // parts]
+
+
+def refusal_of(call: Callable[[], object]) -> InvalidArtifactError | None:
+    """The refusal that a call ends in, None if it succeeds; every other exception comes through."""
+    try:
+        call()
+    except InvalidArtifactError as refused:
+        return refused
+    return None

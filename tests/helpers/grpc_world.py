@@ -79,7 +79,11 @@ class GrpcWorld:
             self.world.clock,
             FACTS,
         )
-        self.server = GrpcServer(parts, address, tls=tls, limits=limits)
+        try:
+            self.server = GrpcServer(parts, address, tls=tls, limits=limits)
+        except BaseException:
+            self.world.close()
+            raise
         self.channel = grpc.insecure_channel(self.server.address)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
         self.jobs = pruning_job_service_pb2_grpc.PruningJobServiceStub(self.channel)

@@ -127,6 +127,14 @@ def test_planning_reads_only() -> None:
     assert torch.equal(given.tensor, before)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [TargetKind.THRESHOLD, TargetKind.SPARSITY])
+def test_weights_that_are_not_finite_are_refused_by_name(bad: float, kind: TargetKind) -> None:
+    with pytest.raises(JobFailureError, match=r"b has 1 of 2") as refused:
+        plan([weight("a", [1.0, 0.1]), weight("b", [bad, 0.1])], kind, 0.5)
+    assert refused.value.reason is Reason.MODEL_NOT_FINITE
+
+
 def test_without_weights_nothing_is_prunable() -> None:
     with pytest.raises(JobFailureError) as refused:
         plan([], TargetKind.SPARSITY, 0.5)

@@ -16,6 +16,7 @@ from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.schedule import TrainingPlan
 from pruning_server.spec.request import Loss, Task
 
+CLASSES = 3
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -114,7 +115,7 @@ def test_a_model_that_raises_in_training_keeps_its_pruned_weights(classroom: Cal
     before = state(room)
 
     def raising(inputs: tuple[object, ...]) -> torch.Tensor:
-        if room.student.module.training:
+        if room.student.module.training or torch.is_grad_enabled():
             raise RuntimeError("cannot be trained")
         return room.student.module(*inputs)
 
@@ -124,6 +125,39 @@ def test_a_model_that_raises_in_training_keeps_its_pruned_weights(classroom: Cal
     assert any("cannot be trained" in note for note in recovered.notes)
     after = state(room)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_without_a_training_mode_is_trained_as_it_runs_at_inference(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=6))
+    before = {name: tensor.detach().clone() for name, tensor in room.student.module.named_buffers()}
+    start = room.lesson.judge()
+
+    def raising(inputs: tuple[object, ...]) -> torch.Tensor:
+        if room.student.module.training:
+            raise RuntimeError("only for inference")
+        return room.student.module(*inputs)
+
+    room.student.forward = raising
+    recovered = recover(room.lesson)
+    assert recovered.score.beats(start)
+    assert recovered.kept == FINE_TUNING
+    assert room.zeros_hold()
+    assert any("only for inference" in note for note in recovered.notes)
+    assert all(torch.equal(before[name], tensor) for name, tensor in room.student.module.named_buffers())
+
+
+def test_a_state_written_in_place_does_not_stop_training(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=1, batch_size=50))
+    memory = torch.ones(1, CLASSES)
+
+    def writing(inputs: tuple[object, ...]) -> torch.Tensor:
+        output = room.student.module(*inputs) * memory
+        memory.add_(0.0)
+        return output
+
+    room.student.forward = writing
+    recovered = recover(room.lesson)
+    assert len(recovered.history) == 1
 
 
 def test_running_out_of_memory_halves_the_passes(classroom: Callable) -> None:

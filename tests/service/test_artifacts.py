@@ -300,7 +300,7 @@ def test_what_others_own_is_not_there(world: GrpcWorld, refused) -> None:
 
 def test_too_many_transfers_at_a_time(tmp_path: Path, refused) -> None:
     with GrpcWorld(tmp_path / "data", limits=CallLimits(transfers=2)) as world:
-        artifact = world.create(CONTENT)
+        artifact, spec = world.create(CONTENT), world.spec()
         waiting: list[bool] = []
 
         def held(artifact_id: str) -> Iterator[api.WriteArtifactRequest]:
@@ -309,11 +309,11 @@ def test_too_many_transfers_at_a_time(tmp_path: Path, refused) -> None:
 
         other = world.create(CONTENT + b"!")
         calls = [world.artifacts.WriteArtifact.future(held(a.artifact_id), timeout=20) for a in (artifact, other)]
-        wait_until(lambda: len([c for c in world.world.metrics.of("message_received") if c[2] == "WriteArtifact"]) == 2)
+        wait_until(lambda: sum(c[2] == "WriteArtifact" for c in world.world.metrics.of("message_received")) == 4)
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS") as caught:
             read(world, artifact.artifact_id)
         assert caught[0].retry_after_seconds == 5.0
-        world.submit()
+        world.submit(spec)
         waiting.append(True)
         assert [call.result().artifact.committed_size_bytes for call in calls] == [10, 10]
         world.upload(b"room again")

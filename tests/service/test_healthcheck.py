@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from helpers.certificates import self_signed
 from pruning_server.service.healthcheck import main, reachable
 
 SERVICE = "pruning_api.v1.PruningJobService"
@@ -56,6 +57,7 @@ def test_the_address_that_a_server_listens_on_can_be_given(server: HealthServer)
     assert main(["--address", f"0.0.0.0:{server.port}"]) == 0
     assert reachable("[::]:50051") == "[::1]:50051"
     assert reachable("10.1.2.3:50051") == "10.1.2.3:50051"
+    assert reachable("unix:/run/pruning.sock") == "unix:/run/pruning.sock"
 
 
 def test_a_draining_server_fails(server: HealthServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +85,8 @@ def test_a_proxy_of_the_environment_is_not_asked(server: HealthServer, monkeypat
 
 def test_it_runs_as_a_command_without_torch(server: HealthServer) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from pruning_server.service.healthcheck import main; sys.exit(main())"
+        "import sys; sys.modules['torch'] = None; from helpers.certificates import self_signed
+from pruning_server.service.healthcheck import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "--address", f"127.0.0.1:{server.port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -116,6 +119,17 @@ def test_with_tls_the_servers_own_files_are_enough(tmp_path: Path, client_certif
         files = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
         assert main(["--address", f"127.0.0.1:{server.port}", *files]) == 0
         assert main(["--address", f"127.0.0.1:{server.port}", "--timeout", "2"]) == 1
+    finally:
+        server.stop()
+
+
+def test_a_certificate_that_signs_itself_is_enough(tmp_path: Path) -> None:
+    pair = self_signed(tmp_path, "server")
+    credentials = grpc.ssl_server_credentials([(pair.key.read_bytes(), pair.certificate.read_bytes())])
+    server = HealthServer(credentials)
+    try:
+        files = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)]
+        assert main(["--address", f"127.0.0.1:{server.port}", *files]) == 0
     finally:
         server.stop()
 

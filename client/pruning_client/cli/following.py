@@ -57,16 +57,21 @@ class _LastState:
     def __init__(self, view: ProgressView, state: JobState) -> None:
         self.state = state
         self._view = view
-        self._is_first = True
+        self._first_sequence: int | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event.body, Snapshot):
-            is_news = self._is_first or event.body.job.state is not self.state
-            self.state, self._is_first = event.body.job.state, False
+        body = event.body
+        if isinstance(body, Snapshot):
+            is_news = self._first_sequence is None or body.job.state is not self.state
+            self._first_sequence = event.sequence if self._first_sequence is None else self._first_sequence
+            self.state = body.job.state
             if not is_news:
                 return
-        elif isinstance(event.body, StateChange):
-            self.state = event.body.state
+        elif isinstance(body, StateChange):
+            is_history = event.sequence <= (self._first_sequence or 0)
+            if is_history and body.failure is None:
+                return  # the snapshot has told where it led to
+            self.state = self.state if is_history else body.state
         self._view.event(event)
 
 

@@ -125,12 +125,12 @@ def job_row(job: Job) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
-    fraction, sparsity = row["fraction"], row["sparsity"]
+    fraction, sparsity, has_ended = row["fraction"], row["sparsity"], row["state"].is_terminal
     return [
         row["job"],
         row["state"] if row["reason"] is None else f"{row['state']} ({row['reason']})",
-        row["phase"] or "",
-        "" if fraction is None else f"{fraction:.0%}",
+        "" if has_ended else row["phase"] or "",
+        "" if has_ended or fraction is None else f"{fraction:.0%}",
         row["strategy"],
         _target_text(row["target"]),
         row["verdict"] or "",
@@ -151,7 +151,10 @@ def _details(job: Job) -> list[tuple[str, object]]:
         ("state", job.state),
         ("failed because", "" if failure is None else f"{failure.reason}: {failure.message}"),
         ("failed in", "" if failure is None else failure.phase or ""),
-        ("progress", "" if progress is None else f"{progress.phase or ''} {progress.fraction:.0%}"),
+        (
+            "progress",
+            "" if progress is None or job.state.is_terminal else f"{progress.phase or ''} {progress.fraction:.0%}",
+        ),
         ("attempt", f"{job.attempt} of {job.max_attempts}" if job.attempt else ""),
         *((name, row[name] or "") for name in ("created", "started", "ended", "expires")),
         *_spec_lines(spec),

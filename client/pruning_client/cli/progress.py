@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Protocol, Self
 
 from pruning_client.text import bytes_text, duration_text, printable
-from pruning_client.values import Event, LogLine, Progress, Severity, Snapshot, StateChange
+from pruning_client.values import Event, JobState, LogLine, Progress, Severity, Snapshot, StateChange
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -85,7 +85,8 @@ class _Lines:
         is_new = name not in self._transfers
         self._transfers.add(name)
         if done >= total:
-            self.note(f"{name}: {'the server has it already' if is_new else 'done'} ({bytes_text(total)})")
+            is_known = is_new and name.startswith("upload")  # nothing was sent
+            self.note(f"{name}: {'the server has it already' if is_known else 'done'} ({bytes_text(total)})")
         elif is_new:
             start = f", from {bytes_text(done)} on" if done else ""
             self.note(f"{name}: {bytes_text(total)}{start}")
@@ -134,6 +135,7 @@ class _Bars:
             text, BarColumn(bar_width=24), TextColumn("{task.fields[detail]}", markup=False), console=console
         )
         self._tasks: dict[str, TaskID] = {}
+        self._texts: dict[str, str] = {}
 
     def transfer(self, name: str, done: int, total: int) -> None:
         self._update(name, name, done, total, f"{bytes_text(done)} of {bytes_text(total)}")
@@ -143,20 +145,22 @@ class _Bars:
             phase, _, detail = describe_progress(event.body).partition("  ")
             self._update("job", phase, event.body.fraction, 1.0, detail)
             return
+        if isinstance(event.body, StateChange) and event.body.state is JobState.SUCCEEDED:
+            self._update("job", "done", 1.0, 1.0, "")
         line = describe_event(event)
         if line is not None:
             self.note(line)
 
     def _update(self, key: str, text: str, done: float, total: float, detail: str) -> None:
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task("", detail="")
-        self._bars.update(
-            self._tasks[key],
-            description=printable(text, 60),
-            completed=done,
-            total=total,
-            detail=printable(detail, 200),
-        )
+        shown, more = printable(text, 60), printable(detail, 200)
+        task = self._tasks.get(key)
+        if task is None:
+            self._texts[key] = shown
+            self._tasks[key] = self._bars.add_task(shown, completed=done, total=total, detail=more)
+            return
+        is_news = self._texts.get(key) != shown
+        self._bars.update(task, description=shown, completed=done, total=total, detail=more, refresh=is_news)
+        self._texts[key] = shown
 
     def note(self, text: str) -> None:
         from rich.text import Text  # noqa: PLC0415

@@ -23,6 +23,8 @@ from pruning_client.text import bytes_text, duration_text, printable
 
 _VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 _PHASE_SHARE_FLOOR = 0.002
+# Longer lists of objects, such as the history of epochs, are for programs.
+_LISTED = 3
 # A page that lists more layers than anyone reads becomes slow; the JSON has all of them.
 MAX_ROWS = 2000
 
@@ -81,7 +83,7 @@ def build_view(report: Section) -> PageView:
         title=f"Pruning report {printable(_job_id(report), 80)}".strip(),
         verdict=verdict if verdict in _VERDICTS else "NO VERDICT",
         verdict_class=verdict.lower() if verdict in _VERDICTS else "none",
-        sentence=printable(verdict_sentence(report)),
+        sentence=verdict_sentence(report).removeprefix(f"{verdict}: "),
         accuracy=_accuracy(accuracy, metric),
         interval=_drawing(accuracy, judged),
         interval_label=f"{metric}, pruned minus original: {interval_text(metric, interval(accuracy))}",
@@ -248,6 +250,8 @@ def _fact(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{printable(key, 80)} {_fact(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, list):
+        if len(value) > _LISTED and any(isinstance(inner, dict | list) for inner in value):
+            return f"{len(value)} entries in the JSON report"
         return ", ".join(_fact(inner) for inner in value)
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pruning_server.archive import npy, safetensors
-from pruning_server.archive.arrays import BFLOAT16, FLOAT_DTYPES, Container, Declared
+from pruning_server.archive.arrays import BFLOAT16, FLOAT_DTYPES, Declared
 from pruning_server.archive.dataset_container import Member, OpenContainer, open_container
 from pruning_server.archive.dataset_rules import SPLIT, SPLIT_MARKS, TARGETS, Layout, arrange
 from pruning_server.archive.limits import BLOCK_BYTES, DEFAULT_LIMITS, MIB, ZipLimits
@@ -227,6 +227,3 @@ def _bad_value(declared: Declared, element: int, value: np.generic) -> InvalidAr
         f"the array {shown(declared.name)} holds {what}, first in row {row}; remove or fill those samples",
         metadata=where,
     )
-
-
-__all__ = ["Container", "Dataset", "check_dataset", "open_dataset", "repack_dataset"]

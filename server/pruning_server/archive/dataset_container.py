@@ -20,7 +20,8 @@ from pruning_server.archive.arrays import Container, Declared
 from pruning_server.archive.foreign import HEAD_BYTES, LOCAL_ZIP_MAGIC, Format, is_safetensors, recognise, recognise_zip
 from pruning_server.archive.limits import BLOCK_BYTES, ZipLimits
 from pruning_server.archive.refusals import DATASET_REFUSALS, shown
-from pruning_server.archive.zip_directory import STORED, Entry, read_directory
+from pruning_server.archive.zip_directory import Entry, read_directory
+from pruning_server.archive.zip_format import STORED
 from pruning_server.archive.zip_records import read_start, stream
 
 _NPY_SUFFIX = ".npy"

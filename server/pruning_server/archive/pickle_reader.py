@@ -55,10 +55,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Storage:
-    """The bytes of a tensor: the key of its record, and how many bytes the elements take."""
+    """The bytes of a tensor: the key of its record, its type, and how many bytes its elements take (None: unknown type)."""
 
     key: str
-    size_bytes: int
+    kind: str
+    size_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Machine:
     stack: list[object] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
     globals: set[str] = field(default_factory=set)
-    storages: dict[tuple[str, int], Storage] = field(default_factory=dict)
+    storages: dict[Storage, None] = field(default_factory=dict)
 
     def pop(self) -> object:
         """Takes the topmost value."""
@@ -140,7 +141,7 @@ def read_pickle(data: bytes, refusals: Refusals, record: str) -> PickleSummary:
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise refusals.is_corrupt(f"{shown(record)} is not a whole pickle ({shown(str(error))})") from error
     top_class = top.of.name.replace(" ", ".") if isinstance(top, Instance) else None
-    return PickleSummary(top_class, frozenset(machine.globals), tuple(machine.storages.values()))
+    return PickleSummary(top_class, frozenset(machine.globals), tuple(machine.storages))
 
 
 def _push(value: object) -> Callable[[_Machine, object], None]:
@@ -245,9 +246,8 @@ def _storage(machine: _Machine, _: object) -> None:
     if tag != "storage" or not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(elements, int):
         raise ValueError("a storage is not described by a type, a key and a size")
     element_bytes = STORAGE_BYTES.get(kind.name)
-    if element_bytes is not None:
-        storage = Storage(key, elements * element_bytes)
-        machine.storages[storage.key, storage.size_bytes] = storage
+    size_bytes = None if element_bytes is None else elements * element_bytes
+    machine.storages[Storage(key, kind.name, size_bytes)] = None
     machine.stack.append(_OPAQUE)
 
 

@@ -2,7 +2,6 @@
 
 Nothing before, between or after the entries; every local header says the same as the central directory; names are
 unique even where case is ignored, as torch ignores it. Payloads are not read here: `zip_records`.
-Format: PKWARE APPNOTE 6.3.10, including ZIP64, which torch and numpy write for small files too.
 """
 
 from __future__ import annotations
@@ -14,32 +13,25 @@ from typing import BinaryIO
 
 from pruning_server.archive.limits import ZipLimits
 from pruning_server.archive.refusals import Refusals, shown
+from pruning_server.archive.zip_end import read_end
+from pruning_server.archive.zip_format import (
+    CENTRAL,
+    CENTRAL_SIGNATURE,
+    DEFLATED,
+    FLAG_DESCRIPTOR,
+    FLAG_ENCRYPTED,
+    FLAG_UTF8,
+    LOCAL,
+    LOCAL_SIGNATURE,
+    STORED,
+    UINT16_MAX,
+    UINT32_MAX,
+    ZIP64_EXTRA_ID,
+)
 
-STORED = 0
-DEFLATED = 8
-
-LOCAL_SIGNATURE = b"PK\x03\x04"
-CENTRAL_SIGNATURE = b"PK\x01\x02"
-END_SIGNATURE = b"PK\x05\x06"
-END64_SIGNATURE = b"PK\x06\x06"
-LOCATOR64_SIGNATURE = b"PK\x06\x07"
-
-LOCAL = struct.Struct("<4s5H3I2H")
-CENTRAL = struct.Struct("<4s6H3I5H2I")
-END = struct.Struct("<4s4H2IH")
-END64 = struct.Struct("<4sQ2H2I4Q")
-LOCATOR64 = struct.Struct("<4sIQI")
-
-FLAG_ENCRYPTED = 0x0001
-FLAG_DESCRIPTOR = 0x0008
-FLAG_UTF8 = 0x0800
 # Bits 1 and 2 only tell how hard the packer tried.
 _KNOWN_FLAGS = FLAG_DESCRIPTOR | FLAG_UTF8 | 0x0006
 _ENCRYPTION_FLAGS = FLAG_ENCRYPTED | 0x0040 | 0x2000
-
-UINT16_MAX = 0xFFFF
-UINT32_MAX = 0xFFFFFFFF
-ZIP64_EXTRA_ID = 0x0001
 # A data descriptor has 12 bytes, 20 with 64-bit sizes, and 4 more with its optional signature.
 _DESCRIPTOR_BYTES = frozenset({12, 16, 20, 24})
 _NO_BYTES = frozenset({0})
@@ -65,16 +57,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class _End:
-    """The end record: how many entries, and where the central directory lies."""
-
-    entries: int
-    directory_bytes: int
-    directory_offset: int
-    position: int
-
-
-@dataclass(frozen=True)
 class _Central:
     """An entry as the central directory tells it."""
 
@@ -94,7 +76,7 @@ def read_directory(source: BinaryIO, refusals: Refusals, limits: ZipLimits) -> t
         InvalidArtifactError: the zip is truncated, damaged, or holds what is refused.
     """
     total = source.seek(0, os.SEEK_END)
-    end = _read_end(source, total, refusals)
+    end = read_end(source, total, refusals)
     if end.entries > limits.max_entries or end.directory_bytes > limits.max_directory_bytes:
         raise refusals.is_refused(
             f"the {refusals.noun} has {end.entries} entries; at most {limits.max_entries} are taken"
@@ -107,63 +89,6 @@ def read_directory(source: BinaryIO, refusals: Refusals, limits: ZipLimits) -> t
     _check_names(entries, refusals)
     _check_sizes(entries, refusals, limits)
     return tuple(entry for entry in entries if not entry.name.endswith("/"))
-
-
-def _read_end(source: BinaryIO, total: int, refusals: Refusals) -> _End:
-    position = total - END.size
-    source.seek(max(position, 0))
-    tail = source.read(END.size)
-    if position < 0 or not tail.startswith(END_SIGNATURE):
-        raise _without_end(source, total, refusals)
-    _, disk, first_disk, here, entries, size, offset, comment = END.unpack(tail)
-    if comment:
-        raise refusals.is_truncated(f"the {refusals.noun} ends in the middle of its zip comment")
-    if (disk, first_disk) != (0, 0) or here != entries:
-        raise refusals.is_refused(f"the {refusals.noun} is one part of a zip in several parts; send one whole file")
-    end = _End(entries, size, offset, position)
-    locator_position = position - LOCATOR64.size
-    if locator_position >= 0:
-        source.seek(locator_position)
-        locator = source.read(LOCATOR64.size)
-        if locator.startswith(LOCATOR64_SIGNATURE):
-            end = _read_end64(source, locator, locator_position, end, refusals)
-    if end.directory_offset + end.directory_bytes != end.position:
-        raise refusals.is_corrupt(f"the table of contents of the {refusals.noun} does not lie where the file says")
-    return end
-
-
-def _read_end64(source: BinaryIO, locator: bytes, locator_position: int, end32: _End, refusals: Refusals) -> _End:
-    _, disk, position, disks = LOCATOR64.unpack(locator)
-    damaged = refusals.is_corrupt(f"the 64-bit end record of the {refusals.noun} contradicts the file")
-    if position != locator_position - END64.size or disk != 0 or disks > 1:
-        raise damaged
-    source.seek(position)
-    signature, size, _, _, disk, first_disk, here, entries, directory_bytes, offset = END64.unpack(
-        source.read(END64.size)
-    )
-    if signature != END64_SIGNATURE or size != END64.size - 12 or (disk, first_disk) != (0, 0) or here != entries:
-        raise damaged
-    pairs = (
-        (end32.entries, entries, UINT16_MAX),
-        (end32.directory_bytes, directory_bytes, UINT32_MAX),
-        (end32.directory_offset, offset, UINT32_MAX),
-    )
-    if any(narrow not in {wide, limit} for narrow, wide, limit in pairs):
-        raise damaged
-    return _End(entries, directory_bytes, offset, position)
-
-
-def _without_end(source: BinaryIO, total: int, refusals: Refusals) -> Exception:
-    """Tells a file that was cut off from one with something behind its end."""
-    window = min(total, UINT16_MAX + END.size)
-    source.seek(total - window)
-    found = source.read(window).rfind(END_SIGNATURE)
-    if 0 <= found <= window - END.size:
-        behind = window - found - END.size
-        return refusals.is_refused(
-            f"the {refusals.noun} has {behind} bytes behind its end; remove them, or save it again without them"
-        )
-    return refusals.is_truncated(f"the {refusals.noun} begins as a zip and has no end: only {total} bytes are here")
 
 
 def _parse_directory(data: bytes, count: int, refusals: Refusals, limits: ZipLimits) -> list[_Central]:

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from pruning_server.archive.limits import BLOCK_BYTES
 from pruning_server.archive.refusals import Refusals, shown
-from pruning_server.archive.zip_directory import STORED, Entry
+from pruning_server.archive.zip_directory import Entry
+from pruning_server.archive.zip_format import STORED
 
 # Deflated input is fed in small pieces, so that a bomb cannot make one call return much more than a block.
 _PACKED_BLOCK_BYTES = 64 * 1024

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from pruning_server.archive.limits import ALIGNMENT_BYTES
-from pruning_server.archive.zip_directory import (
+from pruning_server.archive.zip_directory import Entry
+from pruning_server.archive.zip_format import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     DEFLATED,
@@ -27,7 +28,6 @@ from pruning_server.archive.zip_directory import (
     UINT16_MAX,
     UINT32_MAX,
     ZIP64_EXTRA_ID,
-    Entry,
 )
 
 _VERSION = 20

@@ -74,28 +74,9 @@ def measure_latency(
     Returns:
         (original, pruned): median and 95th percentile in seconds per call.
     """
-
-    def timed(call: Callable[[], object]) -> float:
-        synchronize()
-        start = clock()
-        call()
-        synchronize()
-        return clock() - start
-
-    end = clock() + max_seconds
-    warm_end = clock() + max_seconds * _WARM_UP_SHARE
-    # TorchScript compiles a plan in the first runs; those are not what a caller meets day by day.
-    for _ in range(_WARM_UP_RUNS):
-        timed(original)
-        timed(pruned)
-        if clock() > warm_end:
-            break
-    seconds: tuple[list[float], list[float]] = ([], [])
-    while len(seconds[0]) < _MAX_RUNS and (not seconds[0] or clock() < end or _affordable(seconds[0], max_seconds)):
-        first = len(seconds[0]) % 2
-        for which in (first, 1 - first):
-            seconds[which].append(timed((original, pruned)[which]))
-    sections = [
+    stopwatch = _Stopwatch(clock, synchronize)
+    seconds = stopwatch.in_turns(original, pruned, max_seconds)
+    original_seconds, pruned_seconds = (
         LatencySection(
             p50=percentile(one, 0.5),
             p95=percentile(one, 0.95),
@@ -105,8 +86,48 @@ def measure_latency(
             runs=len(one),
         )
         for one in seconds
-    ]
-    return sections[0], sections[1]
+    )
+    return original_seconds, pruned_seconds
+
+
+@dataclass(frozen=True)
+class _Stopwatch:
+    """Times calls, waiting for the device before and after."""
+
+    clock: Callable[[], float]
+    synchronize: Callable[[], None]
+
+    def time(self, call: Callable[[], object]) -> float:
+        self.synchronize()
+        start = self.clock()
+        call()
+        self.synchronize()
+        return self.clock() - start
+
+    def in_turns(
+        self, one: Callable[[], object], other: Callable[[], object], max_seconds: float
+    ) -> tuple[list[float], list[float]]:
+        end = self.clock() + max_seconds
+        warm_end = self.clock() + max_seconds * _WARM_UP_SHARE
+        # TorchScript compiles a plan in the first runs; those are not what a caller meets day by day.
+        for _ in range(_WARM_UP_RUNS):
+            self.time(one)
+            self.time(other)
+            if self.clock() > warm_end:
+                break
+        seconds: tuple[list[float], list[float]] = ([], [])
+        while _goes_on(seconds[0], self.clock() < end, max_seconds):
+            # Who goes first changes, so that neither always profits from what the other left in the caches.
+            first = len(seconds[0]) % 2
+            for which in (first, 1 - first):
+                seconds[which].append(self.time((one, other)[which]))
+        return seconds
+
+
+def _goes_on(seconds: Sequence[float], in_time: bool, max_seconds: float) -> bool:
+    if len(seconds) >= _MAX_RUNS:
+        return False
+    return not seconds or in_time or _affordable(seconds, max_seconds)
 
 
 def _affordable(seconds: Sequence[float], max_seconds: float) -> bool:

@@ -23,6 +23,9 @@ from pruning_server.spec.request import Verdict
 
 # Fewer repeats than this do not turn samples into groups: their effect on an interval's width is below 3 %.
 MAX_REPEATED_SHARE = 0.05
+_CAVEATS = {
+    "agreement": "Agreement looks only at the highest output of a sample; where outputs are no class scores, send targets."
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def judge_generalization(
         _reading(verdict, margin, identical_outputs=identical_outputs),
         _power(accuracy.samples, detectable, margin) if verdict is not Verdict.FAIL and not identical_outputs else "",
         _overfit(overfit, margin),
+        _CAVEATS.get(accuracy.metric, ""),
     ]
     return GeneralizationSection(
         gap_original=None if train is None else float(np.mean(train.original)) - float(np.mean(report.original)),

@@ -72,6 +72,9 @@ def choose_metric(
     token: `element_accuracy`, the fraction of a sample's elements that are right, those with target -100 left out;
     regression: `r2`. Without targets: `agreement` of the highest output with the original's where there are several,
     else `agreement_r2` with the original's values; embeddings: `cosine_similarity` to the original's.
+
+    All are without a unit and at most 1, so that a margin means the same everywhere: 0.01 is one sample of a hundred, or
+    for r2 squared errors that grow by one hundredth of the targets' variance.
     """
     single = int(np.prod(output_shape, dtype=np.int64)) == 1
     match task:

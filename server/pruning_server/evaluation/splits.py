@@ -78,6 +78,9 @@ def split_dataset(
     if marks is not None:
         return _marked(np.asarray(marks), units, fractions)
     shares = _shares(fractions)
+    warnings = _duplicate_warnings(units, len(shares)) if groups is None else ()
+    if groups is None and _unit_count(units) < len(shares):
+        units = np.arange(count, dtype=np.int64)
     needed = {part: _MIN_SAMPLES.get(part, 1) for part in shares}
     _require_enough(count, units, needed)
     strata = find_strata(targets, task, count)
@@ -85,8 +88,13 @@ def split_dataset(
     places = assign(units, strata.labels, sizes, list(needed.values()), np.random.default_rng(seed))
     rows = {part: np.zeros(0, dtype=np.int64) for part in PARTS}
     rows |= {part: np.flatnonzero(places == place) for place, part in enumerate(shares)}
-    warnings = (*strata.warnings, *_grouping_warnings(units, groups))
-    return Splits(**rows, source="seeded", stratified=strata.stratified, units=units, warnings=warnings)
+    return Splits(
+        **rows,
+        source="seeded",
+        stratified=strata.stratified,
+        units=units,
+        warnings=(*strata.warnings, *warnings),
+    )
 
 
 def _shares(fractions: SplitFractions) -> dict[str, float]:
@@ -131,20 +139,28 @@ def _require_enough(count: int, units: np.ndarray, needed: dict[str, int]) -> No
             " hundreds for a verdict that can tell anything",
             metadata={"samples": str(count), "needed": str(wanted)},
         )
-    independent = int(units.max()) + 1
+    independent = _unit_count(units)
     if independent < len(needed):
         raise JobFailureError(
             Reason.DATASET_TOO_SMALL,
-            f"the {count} samples form {independent} groups of duplicates or of your `groups`, which must not be split;"
+            f"the {count} samples form {independent} groups by `groups` (and by being equal), which must not be split;"
             f" at least {len(needed)} are needed, one for each of {', '.join(needed)}",
             metadata={"groups": str(independent), "needed": str(len(needed))},
         )
 
 
-def _grouping_warnings(units: np.ndarray, groups: np.ndarray | None) -> tuple[str, ...]:
-    if groups is not None:
-        return ()
-    repeated = len(units) - (int(units.max()) + 1)
-    if not repeated:
-        return ()
-    return (f"{repeated} samples are exact duplicates of others; each was kept in one part with its twins",)
+def _unit_count(units: np.ndarray) -> int:
+    return int(units.max()) + 1
+
+
+def _duplicate_warnings(units: np.ndarray, parts: int) -> tuple[str, ...]:
+    distinct = _unit_count(units)
+    repeated = len(units) - distinct
+    if distinct < parts:
+        return (
+            f"the set holds only {distinct} distinct inputs, too few to keep equal ones in one part; so the report sees"
+            " inputs that were fitted, and the verdict is too good",
+        )
+    if repeated:
+        return (f"{repeated} samples are exact duplicates of others; each was kept in one part with its twins",)
+    return ()

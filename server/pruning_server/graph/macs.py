@@ -60,6 +60,11 @@ def sum_macs(observation: Observation, batch_size: int) -> Macs:
     )
 
 
+def may_multiply(op: str) -> bool:
+    """Whether an op has a rule, or is one of those that multiply and have none."""
+    return op in _RULES or base_name(op) in _RULES or _is_uncounted(op)
+
+
 def macs_of(node: NodeShapes) -> int | None:
     """Multiply-accumulates of all executions of an op; 0 for ops without products, None where there is no rule."""
     rule = _RULES.get(node.op) or _RULES.get(base_name(node.op))

@@ -42,7 +42,7 @@ def thaw(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     graphs = {method: ir.inline_in_place(copy, method) for method in ir.method_names(copy)}
     baked = _baked(copy)
     for constant in baked.values():
-        ir.register_tensor(copy, constant.name, constant.tensor.detach().clone())
+        ir.register_tensor(copy, constant.name, constant.tensor.detach())
     for graph in graphs.values():
         for node in list(ir.walk(graph)):
             tensor = ir.constant_tensor(node)

@@ -5,6 +5,8 @@ Zeros stay exactly zero after every step. The learning rate is tried out where t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +67,20 @@ class Lesson:
     plan: TrainingPlan
     progress: Progress
     training_mode: bool = True
+    keeps_overwritten: bool = False
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """One pass forward and backward: the student's state is put back after it.
+
+        Models that write their state in place overwrite what the gradient still needs; `keeps_overwritten` makes torch
+        keep copies of that, which is slow.
+        """
+        with ExitStack() as stack:
+            if self.keeps_overwritten:
+                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+            stack.enter_context(self.student.keeping_state())
+            yield
 
     def enter_training(self) -> None:
         """Puts the student into the mode in which it is trained.
@@ -231,7 +247,7 @@ class _Trainer:
         self._optimizer.zero_grad()
         for rows in passes:
             batch = lesson.data.batch(rows)
-            with lesson.student.keeping_state():
+            with lesson.passing():
                 loss = _blended(lesson, lesson.student.forward(batch.inputs), batch) * (len(rows) / size)
                 self._optimizer.backward(loss)
             value += float(loss.detach())
@@ -266,7 +282,7 @@ def require_gradient(lesson: Lesson) -> None:
         raise NoGradientError("the fit split has fewer samples than the model's only batch size.")
     batch = lesson.data.batch(range(size))
     lesson.enter_training()
-    with lesson.student.keeping_state():
+    with lesson.passing():
         output = lesson.student.forward(batch.inputs)
         if not output.requires_grad:
             raise NoGradientError("no gradient flows from the model's output to its weights.")

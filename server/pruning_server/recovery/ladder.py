@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pruning_server.recovery.checkpoint import Checkpoint
@@ -38,6 +39,9 @@ class Recovered:
         return self.kept != NOTHING
 
 
+# In the message of the error that torch raises then.
+OVERWRITTEN = "inplace operation"
+RAISED = "the model raised"
 NOTHING, NORMALIZATION, FINE_TUNING = "nothing", "normalization", "fine_tuning"
 
 
@@ -82,24 +86,30 @@ def _prepared(lesson: Lesson) -> tuple[Lesson, list[str], bool]:
     """The lesson in a mode in which the model can be trained, notes, and whether a gradient reaches its weights."""
     checkpoint = Checkpoint.of(lesson.tensors())
     notes: list[str] = []
-    try:
+    problem: Exception | None = None
+    for variant in _variants(lesson):
+        if variant.keeps_overwritten and OVERWRITTEN not in str(problem):
+            continue
         try:
-            require_gradient(lesson)
+            require_gradient(variant)
+        except NoGradientError as error:
+            return variant, [f"Not fine-tuned: {error}"], False
         except TRAINING_ERRORS as error:
-            if not lesson.training_mode or is_out_of_memory(error):
-                raise
-            notes.append(
-                f"Trained as it runs at inference, since in training mode the model raised: {last_line(error)}"
-            )
-            lesson = replace(lesson, training_mode=False)
-            require_gradient(lesson)
-    except NoGradientError as error:
-        return lesson, [*notes, f"Not fine-tuned: {error}"], False
-    except TRAINING_ERRORS as error:
-        return lesson, [_why_stopped("Fine-tuning", error)], False
-    finally:
-        checkpoint.restore()
-    return lesson, notes, True
+            problem = error
+            continue
+        finally:
+            checkpoint.restore()
+        if problem is not None and variant.training_mode != lesson.training_mode:
+            notes.append(f"Trained as it runs at inference, since in training mode {RAISED}: {last_line(problem)}")
+        return variant, notes, True
+    return lesson, [_why_stopped("Fine-tuning", problem or RuntimeError())], False
+
+
+def _variants(lesson: Lesson) -> Iterator[Lesson]:
+    """Ways to train, the best first."""
+    for training_mode in (True, False) if lesson.training_mode else (False,):
+        for keeps_overwritten in (False, True):
+            yield replace(lesson, training_mode=training_mode, keeps_overwritten=keeps_overwritten)
 
 
 def _fine_tuned(lesson: Lesson, best: Score, notes: list[str]) -> FineTuned | None:
@@ -135,4 +145,4 @@ def _normalized(lesson: Lesson, notes: list[str]) -> tuple[Score, Checkpoint] | 
 def _why_stopped(what: str, error: BaseException) -> str:
     if is_out_of_memory(error):
         return f"{what} was given up: it needed more memory than the run may use, even one sample at a time."
-    return f"{what} was given up: the model raised: {last_line(error)}"
+    return f"{what} was given up: {RAISED}: {last_line(error)}"

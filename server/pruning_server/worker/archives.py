@@ -10,7 +10,7 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.recovery.memory import is_out_of_memory
-from pruning_server.worker.failures import last_line
+from pruning_server.worker.failures import sentence
 
 _EXTRA_FOLDER = "extra/"
 
@@ -60,7 +60,7 @@ def load_module(
         if is_out_of_memory(error):
             raise
         text = (
-            f"torch {torch.__version__} cannot load the {what}: {last_line(error)} "
+            f"torch {torch.__version__} cannot load the {what}: {sentence(error)} "
             "Save it again with a torch of about this version, and check that torch.jit.load opens it."
         )
         raise JobFailureError(reason, text) from error

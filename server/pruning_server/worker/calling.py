@@ -13,7 +13,7 @@ from pruning_server.graph.modules import StateGuard
 from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.spec.request import PruningSpec
-from pruning_server.worker.failures import last_line
+from pruning_server.worker.failures import sentence
 from pruning_server.worker.feeding import Feed, Samples, place_arguments
 from pruning_server.worker.forms import InputForm, candidate_forms
 from pruning_server.worker.running import CallRule, Subject, select_output
@@ -75,8 +75,7 @@ def _fit_batches(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> 
     """The batch sizes that the model takes; raises what the model raised where it takes none."""
     rule = replace(rule, stateful=True)
     notes = [
-        f"Input {name} is fed as {form.description}."
-        for name, form in zip(feed.samples.input_names, feed.forms, strict=True)
+        f"{name}: fed as {form.description}." for name, form in zip(feed.samples.input_names, feed.forms, strict=True)
     ]
     many = min(OBSERVED_BATCH, len(feed.samples))
     together, first_error = _attempt(module, feed, rule, many)
@@ -161,16 +160,16 @@ def _refusal(
     needed = sum(1 for argument in taken if not argument.has_default_value())
     given = len(place_arguments(samples.inputs, spec.arguments))
     text = f"The model's forward takes ({wanted}); the dataset holds {held}"
-    text += f" and the request {len(spec.arguments)} scalar arguments. " if spec.arguments else ". "
+    text += f", the request {len(spec.arguments)} more. " if spec.arguments else ". "
     if not needed <= given <= len(taken):
         return text + (
-            f"That makes {given} arguments, and {needed if given < needed else len(taken)} are needed: store one array "
+            f"That makes {given} argument{'s' * (given != 1)}, and {needed if given < needed else len(taken)} are needed: store one array "
             "per tensor argument (inputs_0, inputs_1, ...), and give scalars with --arg POSITION=VALUE."
         )
     forms, error = tried[0]
     fed = ", ".join(form.description for form in forms)
     return text + (
-        f"Fed as {fed}, the model raised: {last_line(error)} Check the shape and type of the inputs, the layout, and "
+        f"Fed as {fed}, the model raised: {sentence(error)} Check the shape and type of the inputs, the layout, and "
         "scalar arguments (--arg)."
     )
 

@@ -32,5 +32,12 @@ def last_line(error: BaseException) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
+    text = text.removeprefix("builtins.")
     shown = "".join(character if character.isprintable() else " " for character in text)
     return shown if len(shown) <= MAX_QUOTED_CHARACTERS else shown[:MAX_QUOTED_CHARACTERS] + " [...]"
+
+
+def sentence(error: BaseException) -> str:
+    """The last line, ended by a full stop, to be followed by advice."""
+    text = last_line(error)
+    return text if text.endswith((".", "!", "?")) else f"{text}."

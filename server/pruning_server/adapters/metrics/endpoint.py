@@ -91,6 +91,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     """One thread per connection, and not more than a few of them."""
 
     daemon_threads = True
+    # With the base class's 5, a burst of connections waits for a second until the kernel tries again.
+    request_queue_size = 64
 
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
         self.address_family = family

@@ -40,13 +40,16 @@ class StaticPruning:
 
         Raises:
             InvalidRequestError: an unknown criterion, or a target out of its range.
-            JobFailureError: NOTHING_PRUNABLE without weights, EVERYTHING_PRUNED where no weight would be left.
+            JobFailureError: NOTHING_PRUNABLE without weights, MODEL_NOT_FINITE where a weight is NaN or infinite,
+                EVERYTHING_PRUNED where no weight would be left.
             NotImplementedFeatureError: another granularity or target.
         """
         if config.granularity not in GRANULARITIES:
             raise NotImplementedFeatureError(f"static pruning with granularity {config.granularity.value}")
         if not sum(weight.tensor.numel() for weight in weights):
             raise JobFailureError(Reason.NOTHING_PRUNABLE, "the model has no weights that can be pruned")
+        for weight in weights:
+            _check_finite(weight)
         if target.kind is TargetKind.THRESHOLD:
             masks, notes = _by_threshold(weights, config, target.value)
         elif target.kind is TargetKind.SPARSITY:
@@ -54,6 +57,17 @@ class StaticPruning:
         else:
             raise NotImplementedFeatureError(f"static pruning of weights to a {target.kind.value}")
         return PruningPlan(masks, (*notes, *_notes_on_empty(masks)))
+
+
+def _check_finite(weight: ScoredInput) -> None:
+    bad = weight.tensor.numel() - int(torch.isfinite(weight.tensor).sum().item())
+    if bad:
+        raise JobFailureError(
+            Reason.MODEL_NOT_FINITE,
+            f"{weight.name} has {bad:,} of {weight.tensor.numel():,} values that are NaN or infinite; magnitudes say nothing"
+            " then. Send a model whose weights are finite",
+            metadata={"tensor": weight.name},
+        )
 
 
 # --- Threshold --------------------------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ def recover_accuracy(
         story.progress(fraction, epoch=epoch, epochs=epochs, metrics=metrics)
         story.count(samples_trained=samples)
 
+    single = observed.rule.exact_batch == 1 and bool(student.statistic_names)
     lesson = Lesson(
         student=student,
         data=_FitData(judging, reference, splits.fit),
@@ -107,7 +108,7 @@ def recover_accuracy(
         plan=plan,
         progress=progress,
         # Statistics of a single sample are not those of the data.
-        training_mode=observed.rule.exact_batch != 1 or not student.statistic_names,
+        training_mode=not single,
     )
     recovered = recover(lesson)
     carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
