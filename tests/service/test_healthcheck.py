@@ -85,8 +85,7 @@ def test_a_proxy_of_the_environment_is_not_asked(server: HealthServer, monkeypat
 
 def test_it_runs_as_a_command_without_torch(server: HealthServer) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from helpers.certificates import self_signed
-from pruning_server.service.healthcheck import main; sys.exit(main())"
+        "import sys; sys.modules['torch'] = None; from pruning_server.service.healthcheck import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "--address", f"127.0.0.1:{server.port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

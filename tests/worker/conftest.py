@@ -34,12 +34,12 @@ def prune(tmp_path: Path) -> Callable[..., Ran]:
         spec: PruningSpec | None = None,
         *,
         train: Mapping[str, np.ndarray] | None = None,
-        loss: torch.jit.ScriptModule | None = None,
+        loss_module: torch.jit.ScriptModule | None = None,
         **fields: Any,
     ) -> Ran:
         nonlocal count
         count += 1
         request = spec or make_spec(**fields)
-        return run_here(make_workspace(tmp_path / f"run{count}", model, data, request, train=train, loss=loss))
+        return run_here(make_workspace(tmp_path / f"run{count}", model, data, request, train=train, loss=loss_module))
 
     return run

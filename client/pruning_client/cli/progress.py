@@ -153,14 +153,13 @@ class _Bars:
 
     def _update(self, key: str, text: str, done: float, total: float, detail: str) -> None:
         shown, more = printable(text, 60), printable(detail, 200)
-        task = self._tasks.get(key)
-        if task is None:
-            self._texts[key] = shown
-            self._tasks[key] = self._bars.add_task(shown, completed=done, total=total, detail=more)
-            return
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(shown, total=total, detail=more)
         is_news = self._texts.get(key) != shown
-        self._bars.update(task, description=shown, completed=done, total=total, detail=more, refresh=is_news)
         self._texts[key] = shown
+        self._bars.update(
+            self._tasks[key], description=shown, completed=done, total=total, detail=more, refresh=is_news
+        )
 
     def note(self, text: str) -> None:
         from rich.text import Text  # noqa: PLC0415

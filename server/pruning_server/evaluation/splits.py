@@ -157,10 +157,11 @@ def _duplicate_warnings(units: np.ndarray, parts: int) -> tuple[str, ...]:
     distinct = _unit_count(units)
     repeated = len(units) - distinct
     if distinct < parts:
-        return (
+        warning = (
             f"the set holds only {distinct} distinct inputs, too few to keep equal ones in one part; so the report sees"
-            " inputs that were fitted, and the verdict is too good",
+            " inputs that were fitted, and the verdict is too good"
         )
+        return (warning,)
     if repeated:
         return (f"{repeated} samples are exact duplicates of others; each was kept in one part with its twins",)
     return ()

@@ -14,7 +14,7 @@ from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.spec.request import PruningSpec
 from pruning_server.worker.failures import sentence
-from pruning_server.worker.feeding import Feed, Samples, place_arguments
+from pruning_server.worker.feeding import Feed, Samples
 from pruning_server.worker.forms import InputForm, candidate_forms
 from pruning_server.worker.running import CallRule, Subject, select_output
 
@@ -49,10 +49,10 @@ def find_call(module: torch.jit.ScriptModule, samples: Samples, spec: PruningSpe
         JobFailureError: no way works (MODEL_INPUT_MISMATCH): what the model raised and what the dataset holds; or the
             output cannot be judged (MODEL_OUTPUT_UNSUPPORTED).
     """
-    _check_arguments(samples, spec)
+    scalars = _scalars(module, samples, spec, device)
     tried: list[tuple[tuple[InputForm, ...], Exception]] = []
     for forms in candidate_forms(samples.inputs, samples.input_dtypes, spec.preprocessing, floating_dtype(module)):
-        feed = Feed(samples, forms, spec.arguments, device)
+        feed = Feed(samples, forms, scalars, device)
         try:
             return _fit_batches(module, feed, CallRule(selector=spec.output_selector, seed=spec.seed))
         except MODEL_ERRORS as error:
@@ -134,8 +134,15 @@ def forward_arguments(module: torch.jit.ScriptModule) -> list[Any]:
     return list(method.schema.arguments)[1:]
 
 
-def _check_arguments(samples: Samples, spec: PruningSpec) -> None:
+def _scalars(module: torch.jit.ScriptModule, samples: Samples, spec: PruningSpec, device: str) -> dict[int, object]:
+    """The request's scalar arguments by position, as forward declares them: traced models take numbers as tensors.
+
+    Raises:
+        JobFailureError: a position leaves a gap (MODEL_INPUT_MISMATCH).
+    """
     total = len(samples.inputs) + len(spec.arguments)
+    taken = forward_arguments(module)
+    scalars: dict[int, object] = {}
     for argument in spec.arguments:
         if argument.position >= total:
             text = (
@@ -143,6 +150,14 @@ def _check_arguments(samples: Samples, spec: PruningSpec) -> None:
                 f"{len(samples.inputs)} inputs, so positions run from 0 to {total - 1}."
             )
             raise JobFailureError(Reason.MODEL_INPUT_MISMATCH, text)
+        declared = str(taken[argument.position].type) if argument.position < len(taken) else ""
+        value: object = argument.value
+        if "Tensor" in declared and not isinstance(value, str):
+            value = torch.tensor(value, device=device)
+        elif declared == "float" and isinstance(value, int):
+            value = float(value)
+        scalars[argument.position] = value
+    return scalars
 
 
 def _refusal(
@@ -158,7 +173,7 @@ def _refusal(
     taken = forward_arguments(module)
     wanted = ", ".join(f"{argument.type} {argument.name}" for argument in taken)
     needed = sum(1 for argument in taken if not argument.has_default_value())
-    given = len(place_arguments(samples.inputs, spec.arguments))
+    given = len(samples.inputs) + len(spec.arguments)
     text = f"The model's forward takes ({wanted}); the dataset holds {held}"
     text += f", the request {len(spec.arguments)} more. " if spec.arguments else ". "
     if not needed <= given <= len(taken):

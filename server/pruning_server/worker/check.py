@@ -8,6 +8,7 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.training import thaw
 from pruning_server.jobs.events import CheckPassed
 from pruning_server.jobs.workspace import EXPECTED_FILE, PRUNED_FILE
 from pruning_server.worker.archives import load_module
@@ -28,7 +29,8 @@ def check_run(folder: RunFolder) -> CheckPassed:
     job = folder.job()
     expected = unpack(folder.path(EXPECTED_FILE))
     module = _load(folder.path(PRUNED_FILE), job.device).eval()
-    _check_zeros(module, expected)
+    # Weights that a frozen archive holds as constants have names only in a thawed copy.
+    _check_zeros(thaw(module), expected)
     error = max((_run_error(module, run, expected, job.device) for run in expected.meta.runs), default=0.0)
     if not error <= MAX_RELATIVE_ERROR:
         raise _failure(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from pruning_server.spec.request import ScalarArgument
 from pruning_server.worker.forms import InputForm
 
 # Positions of samples in a set.
@@ -40,11 +39,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Feed:
-    """Samples in the form that the model takes, with its scalar arguments at their positions."""
+    """Samples in the form that the model takes, with its scalar arguments by their positions."""
 
     samples: Samples
     forms: tuple[InputForm, ...]
-    arguments: tuple[ScalarArgument, ...]
+    scalars: Mapping[int, object]
     device: str
 
     @property
@@ -58,7 +57,7 @@ class Feed:
         tensors = [
             form.tensor(array[index], self.device) for form, array in zip(self.forms, self.samples.inputs, strict=True)
         ]
-        return place_arguments(tensors, self.arguments)
+        return place_arguments(tensors, self.scalars)
 
     def targets(self, rows: Rows) -> torch.Tensor | None:
         """The stored targets of these rows, or None."""
@@ -69,9 +68,8 @@ class Feed:
         return torch.from_numpy(np.array(values, dtype=dtype)).to(self.device)
 
 
-def place_arguments(tensors: Sequence[object], arguments: Sequence[ScalarArgument]) -> tuple[object, ...]:
+def place_arguments(tensors: Sequence[object], scalars: Mapping[int, object]) -> tuple[object, ...]:
     """Scalars at their own positions; tensors fill the others in order."""
-    scalars = {argument.position: argument.value for argument in arguments}
     remaining = iter(tensors)
     total = len(tensors) + len(scalars)
     return tuple(scalars[place] if place in scalars else next(remaining) for place in range(total))

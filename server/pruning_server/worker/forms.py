@@ -14,6 +14,8 @@ from pruning_server.spec.request import Layout, Preprocessing
 
 IMAGE_SCALE = 1 / 255
 MAX_TRIED_FORMS = 32
+# Tried in this order; a frozen archive does not tell the type in which it computes.
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _forms_of(
     scale = preprocessing.scale if preprocessing.scale is not None else (IMAGE_SCALE if is_bytes else 1.0)
     floats = [
         InputForm(dtype, scale=scale, mean=mean, std=std, channels_last=nhwc, bfloat16_bits=is_bfloat16)
-        for dtype in dict.fromkeys((model_dtype, torch.float32, torch.float64))
+        for dtype in dict.fromkeys((model_dtype, *FLOATS))
     ]
     if array.dtype.kind == "f" or is_bfloat16:
         return floats

@@ -58,37 +58,38 @@ class ModuleStudent:
 
 
 def find_trainables(
-    module: torch.jit.ScriptModule, weights: Sequence[Weight]
+    module: torch.jit.ScriptModule, weights: Sequence[Weight], *, frozen_archive: bool
 ) -> tuple[tuple[Trainable, ...], tuple[str, ...]]:
     """What may be trained, each memory once, and notes.
 
-    Parameters that the owner froze stay frozen; where every one is frozen, which is how models are often exported, all
-    floating-point parameters are trained. `weights` adds kernels that are no parameters (thawed constants, buffers).
+    Parameters that the owner froze stay frozen. Where every one is, which is how models are often exported, or where
+    there are none, whatever is a weight is trained, as are the thawed constants of a frozen archive.
+
+    Args:
+        module: the module to be trained.
+        weights: everything in it that the graph uses as a weight, biases and norms included.
+        frozen_archive: whether its weights were constants.
     """
     parameters = dict(module.named_parameters())
-    named: dict[str, torch.Tensor] = dict(parameters)
-    aliases: dict[str, tuple[str, ...]] = {}
-    for weight in weights:
-        named.setdefault(weight.name, get_tensor(module, weight.name))
-        aliases[weight.name] = weight.aliases
-    floats = {name: tensor for name, tensor in named.items() if tensor.dtype in TRAINABLE_DTYPES and tensor.is_leaf}
-    wanted = {name: tensor for name, tensor in floats.items() if tensor.requires_grad}
+    held = {weight.name: get_tensor(module, weight.name) for weight in weights if weight.name not in parameters}
+    wanted: dict[str, torch.Tensor] = {name: p for name, p in parameters.items() if p.requires_grad}
     notes: tuple[str, ...] = ()
-    own = {name: tensor for name, tensor in floats.items() if name in parameters}
-    if own and not wanted:
-        notes = ("No parameter of the archive requires a gradient; all of them were fine-tuned.",)
-        wanted = own
-        for tensor in own.values():
-            tensor.requires_grad_()
+    if frozen_archive:
+        wanted |= held
+    elif not wanted:
+        wanted = {**parameters, **({} if parameters else held)}
+        notes = ("Nothing in the archive requires a gradient; all of its weights were fine-tuned.",) if wanted else ()
+    aliases = {weight.name: weight.aliases for weight in weights}
     trainables: dict[tuple[object, ...], Trainable] = {}
     for name, tensor in wanted.items():
-        others = [get_tensor(module, alias) for alias in aliases.get(name, ())]
         key = (tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
+        if tensor.dtype not in TRAINABLE_DTYPES or not tensor.is_leaf or not tensor.numel() or key in trainables:
+            continue
+        others = [get_tensor(module, alias) for alias in aliases.get(name, ())]
         distinct = tuple(other for other in others if other is not tensor and other.shape == tensor.shape)
-        if tensor.numel() and key not in trainables:
-            for other in distinct:
-                other.requires_grad_()
-            trainables[key] = Trainable(name=name, tensor=tensor, aliases=distinct)
+        for one in (tensor, *distinct):
+            one.requires_grad_()
+        trainables[key] = Trainable(name=name, tensor=tensor, aliases=distinct)
     return tuple(trainables.values()), notes
 
 

@@ -13,7 +13,7 @@ from pruning_server.evaluation.metrics import choose_metric
 from pruning_server.evaluation.splits import Splits, split_dataset
 from pruning_server.graph.modules import find_weights, get_tensor
 from pruning_server.graph.observe import Macs, count_macs
-from pruning_server.graph.values import Weight
+from pruning_server.graph.values import Weight, WeightSurvey
 from pruning_server.pruning.selection import Selection, select
 from pruning_server.recovery.losses import build_loss, check_loss
 from pruning_server.recovery.objective import Link, Objective, choose_objective
@@ -37,6 +37,7 @@ class Observed:
     """What was found out without changing anything.
 
     Attributes:
+        survey: everything that the graph uses as a weight.
         selection: the weights that may be pruned, and what may not.
         feed: how the validation set is fed; `train_feed` likewise.
         rule: how the model is called.
@@ -49,6 +50,7 @@ class Observed:
         notes: what people should know.
     """
 
+    survey: WeightSurvey
     selection: Selection
     feed: Feed
     rule: CallRule
@@ -70,7 +72,8 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         JobFailureError: nothing can be pruned (NOTHING_PRUNABLE), the model does not take these inputs
             (MODEL_INPUT_MISMATCH), or targets, task and loss do not fit together.
     """
-    selection = _select_weights(spec, loaded)
+    survey = find_weights(loaded.subject)
+    selection = _select_weights(spec, loaded, survey)
     call = find_call(loaded.original, loaded.validation, spec, loaded.archive.device)
     state_names = find_state(loaded.original, call.feed, call.rule)
     rule = replace(call.rule, stateful=bool(state_names))
@@ -112,6 +115,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         task=objective.task,
     )
     return Observed(
+        survey=survey,
         selection=selection,
         feed=call.feed,
         rule=rule,
@@ -127,11 +131,11 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
     )
 
 
-def _select_weights(spec: PruningSpec, loaded: Loaded) -> Selection:
+def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> Selection:
     if not isinstance(spec.strategy, StaticStrategy):
         raise JobFailureError(Reason.NOT_IMPLEMENTED, "This version prunes by the static strategy only.")
     selection = select(
-        find_weights(loaded.subject),
+        survey,
         include_biases=spec.strategy.include_biases,
         include_norms=spec.strategy.include_norms,
         exclude_layers=spec.exclude_layers,

@@ -75,7 +75,7 @@ def recover_accuracy(
     copy = make_training_copy(loaded.subject, observed.feed, observed.rule)
     module = copy.module
     judging = replace(observed.judging, feed=copy.feed)
-    trainables, notes = find_trainables(module, observed.selection.weights)
+    trainables, notes = find_trainables(module, observed.survey.weights, frozen_archive=loaded.frozen_archive)
     state = observed.state_names
     student = ModuleStudent(
         Subject.of(module, observed.rule, keep_statistics=True), trainables, find_statistics(module, state)
