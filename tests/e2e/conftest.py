@@ -25,6 +25,7 @@ class Answer(NamedTuple):
 
     exit_code: int
     body: dict[str, Any]
+    stderr: str
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def prune(server: RunningServer, capsys: pytest.CaptureFixture[str], tmp_path: P
             code = main([*map(str, arguments), "--json", "--server", server.address])
         except SystemExit as exit_:  # argparse's own way out
             code = exit_.code if isinstance(exit_.code, int) else 1
-        out = capsys.readouterr().out
-        return Answer(code, json.loads(out) if out.strip() else {})
+        out, err = capsys.readouterr()
+        return Answer(code, json.loads(out) if out.strip() else {}, err)
 
     return call

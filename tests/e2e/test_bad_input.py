@@ -206,12 +206,10 @@ def test_a_dataset_that_is_none(model: Path, prune: Callable, tmp_path: Path) ->
         ([], "target"),
     ],
 )
-def test_bad_flags(
-    flags: list[str], word: str, model: Path, data: Path, prune: Callable, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_flags(flags: list[str], word: str, model: Path, data: Path, prune: Callable) -> None:
     answer = prune("submit", model, "--validation", data, "--strategy", "static", *flags)
     assert answer.exit_code == REFUSED
-    assert word in (answer.body.get("message", "") + capfd.readouterr().err).lower()
+    assert word in (answer.body.get("message", "") + answer.stderr).lower()
 
 
 @pytest.mark.parametrize("flags", [["--output", "{}/no/such/folder/out.pt"], ["--report", "{}"]])

@@ -7,7 +7,6 @@ import pytest
 from sklearn import metrics as reference
 
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.evaluation.latency import quantiles
 from pruning_server.evaluation.metrics import choose_metric
 from pruning_server.spec.request import Task
 
@@ -131,10 +130,3 @@ def test_targets_that_are_needed() -> None:
 
 def test_the_mean_of_nothing_is_no_number() -> None:
     assert np.isnan(choose_metric(Task.REGRESSION, ()).mean(np.zeros(0)))
-
-
-def test_latency_quantiles() -> None:
-    assert quantiles([0.3, 0.1, 0.2]) == pytest.approx((0.2, 0.29))
-    assert quantiles([0.5]) == (0.5, 0.5)
-    with pytest.raises(ValueError, match="no durations"):
-        quantiles([])

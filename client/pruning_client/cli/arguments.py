@@ -206,7 +206,6 @@ def _add_arguments(group: argparse._ActionsContainer) -> None:
         type=types.scalar_argument,
         action="append",
         default=[],
-        dest="arguments",
         help="scalar argument of forward by position; again for more",
     )
 

@@ -18,7 +18,7 @@ from pruning_client.values import ArtifactKind, Inspection
 def run_inspect(options: Namespace, output: Output) -> ExitCode:
     """Shows what could be pruned in a model, and what is frozen and why."""
     check_readable("MODEL", options.model)
-    arguments = arguments_by_position(options.arguments)
+    arguments = arguments_by_position(options.arg)
     with connect(options) as client:
         with open_progress(output.stderr) as view:
             artifact = client.upload_artifact(

@@ -75,7 +75,7 @@ def build_submission(options: Namespace) -> Submission:
         ),
         task=None if options.task is None else Task(options.task),
         loss=_loss(options.loss),
-        arguments=arguments_by_position(options.arguments),
+        arguments=arguments_by_position(options.arg),
         seed=options.seed,
         timeout_seconds=options.timeout,
     )

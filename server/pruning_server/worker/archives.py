@@ -30,7 +30,12 @@ class ModelArchive:
     @classmethod
     def read(cls, path: Path, device: str) -> ModelArchive:
         """Reads what lies beside the model."""
-        with zipfile.ZipFile(path) as archive:
+        try:
+            opened = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            text = "The model's file is no archive any more; try again."
+            raise JobFailureError(Reason.MODEL_NOT_LOADABLE, text) from error
+        with opened as archive:
             names = archive.namelist()
             root = f"{names[0].split('/', 1)[0]}/" if names else ""
             extra = [name for name in names if name.startswith(root + _EXTRA_FOLDER) and not name.endswith("/")]

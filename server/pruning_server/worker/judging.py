@@ -85,7 +85,7 @@ class Judging:
             if values is None:
                 values = self.scratch((len(rows), *output.shape[1:]))
             values[start : start + len(part)] = output.float().cpu().numpy()
-            self._require_numbers(values[start : start + len(part)], part)
+            require_numbers(values[start : start + len(part)], part, self.feed.name)
             start += len(part)
             if done is not None:
                 done(start / len(rows), len(part))
@@ -126,12 +126,18 @@ class Judging:
         values = self.values(outputs, reference.values[np.asarray(rows, dtype=np.intp)])
         return Score(self.metric.mean(values.metric), float(values.loss.mean()))
 
-    def _require_numbers(self, values: np.ndarray, rows: Rows) -> None:
-        bad = np.isnan(values.reshape(len(rows), -1)).any(axis=1)
-        if bad.any():
-            row = int(rows[int(np.flatnonzero(bad)[0])])
-            text = f"The model's output for sample {row} of the {self.feed.name} set is NaN, so it cannot be judged."
-            raise JobFailureError(Reason.MODEL_NOT_FINITE, text, metadata={"row": str(row)})
+
+def require_numbers(values: np.ndarray, rows: Rows, name: str) -> None:
+    """Refuses outputs [n, ...] with NaN; infinities may be meant, as in log-probabilities.
+
+    Raises:
+        JobFailureError: MODEL_NOT_FINITE, naming the sample of the set `name`.
+    """
+    bad = np.isnan(values.reshape(len(rows), -1)).any(axis=1)
+    if bad.any():
+        row = int(rows[int(np.flatnonzero(bad)[0])])
+        text = f"The model's output for sample {row} of the {name} set is NaN, so it cannot be judged."
+        raise JobFailureError(Reason.MODEL_NOT_FINITE, text, metadata={"row": str(row)})
 
 
 def _tensor(values: np.ndarray, feed: Feed) -> torch.Tensor:

@@ -22,7 +22,7 @@ from pruning_server.worker.calling import find_call
 from pruning_server.worker.facts import check_labels, output_facts, target_facts
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
-from pruning_server.worker.judging import Judging
+from pruning_server.worker.judging import Judging, require_numbers
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.running import CallRule, Subject
 from pruning_server.worker.state import find_state
@@ -154,7 +154,9 @@ def _require_finite(module: torch.jit.ScriptModule, weight: Weight) -> None:
 
 def _observed_output(subject: Subject, feed: Feed) -> torch.Tensor:
     rows = np.arange(min(OBSERVED_ROWS, len(feed.samples))).tolist()
-    return torch.cat([output.detach() for _, output in subject.outputs(feed, rows, DEFAULT_BATCH_SIZE)])
+    output = torch.cat([output for _, output in subject.outputs(feed, rows, DEFAULT_BATCH_SIZE)])
+    require_numbers(output.float().cpu().numpy(), rows, feed.name)
+    return output
 
 
 def _macs(loaded: Loaded, feed: Feed, rule: CallRule) -> Macs:
