@@ -50,8 +50,10 @@ def _complain(message: str) -> int:
 
 def _serve(settings: Settings) -> int:
     # Only now: a client's installation has this file, but not what the server imports.
+    from pruning_server.adapters.allocator import bound_arenas  # noqa: PLC0415
     from pruning_server.wiring import Server  # noqa: PLC0415
 
+    bound_arenas()  # before there are threads
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format=LOG_FORMAT)
     stopping = _stop_signals()
     server = Server(settings)

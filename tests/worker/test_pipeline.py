@@ -155,7 +155,7 @@ class Everything(nn.Module):
         self.register_buffer("mask", torch.tensor([0.0, 0.0, float("-inf")]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.dropout(torch.relu(self.tied(torch.relu(self.first(x)))))) + self.mask
+        return self.last(self.dropout(torch.relu(self.tied(torch.relu(self.first(x)))))) + self.mask.clamp(min=0.0)
 
     @torch.jit.export
     def embed(self, x: torch.Tensor, scale: float) -> torch.Tensor:
