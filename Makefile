@@ -51,10 +51,13 @@ drift: protos ## Fail if the committed generated code is not what the protos giv
 $(BUF):
 	npm install --silent --no-save --no-audit --no-fund --prefix .tools @bufbuild/buf@$(BUF_VERSION)
 
-buf: $(BUF) ## Lint the protos, and check them against the last commit for breaking changes
+# What the wire API must not break: the last release; before the first one, what is committed.
+BUF_AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
+
+buf: $(BUF) ## Lint the protos, and check them for changes that break clients
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
-	$(BUF) breaking --against '.git#ref=HEAD'
+	$(BUF) breaking --against '.git#ref=$(BUF_AGAINST)'
 
 package-check: $(VENV)/.installed ## Install the wheel into separate environments and run a job across them
 	tests/packaging/package_check.sh $(BIN)/python

@@ -142,7 +142,7 @@ class TickingClock:
 
     def monotonic(self) -> float:
         """Seconds."""
-        self._now += 0.01
+        self._now += 0.05
         return self._now
 
 

@@ -126,7 +126,7 @@ def test_bytes_are_scaled_normalized_and_turned(layout: Layout | None, prune: Ca
     assert "0.00392157" in ran.report["data"]["inputs"][0]["fed_as"]
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.int16, np.float64, np.float16, np.uint16, bool])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.int16, np.float64, np.float16, np.int8, bool])
 def test_numbers_of_every_type_reach_a_model_of_floats(dtype: type, prune: Callable) -> None:
     torch.manual_seed(0)
     model = zoo.scripted(nn.Sequential(nn.Linear(8, 3)))
@@ -177,6 +177,45 @@ def test_several_inputs_and_a_scalar(way: str, prune: Callable) -> None:
     )  # fmt: skip
     assert ran.report["accuracy"]["original"] == 1.0
     assert [one["fed_as"] for one in ran.report["data"]["inputs"]] == ["int64", "float32"]
+    ran.check()
+
+
+class ScalesItself(nn.Module):
+    """Takes bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x / 255)
+
+
+def test_a_model_that_may_scale_bytes_itself_is_pointed_out(prune: Callable) -> None:
+    data = {"inputs": RNG.integers(0, 256, size=(60, 8), dtype=np.uint8)}
+    model = zoo.scripted(ScalesItself())
+    assert "--scale 1" in notes(prune(model, data, recovery=Recovery(disabled=True)))
+    told = prune(model, data, recovery=Recovery(disabled=True), preprocessing=Preprocessing(scale=1.0))
+    assert "--scale 1" not in notes(told)
+    assert told.report["data"]["inputs"][0]["fed_as"] == "float32"
+
+
+class Summed(nn.Module):
+    """Returns one number for the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).sum()
+
+
+def test_one_number_per_call_is_one_per_sample(prune: Callable) -> None:
+    inputs, _ = table_data(60)
+    ran = prune(zoo.scripted(Summed()), {"inputs": inputs, "targets": inputs[:, 0]}, target=sparsity(0.2))
+    assert ran.report["data"]["task"] == "regression"
+    assert "one sample at a time" in notes(ran)
     ran.check()
 
 

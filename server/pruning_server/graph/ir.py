@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -35,6 +35,23 @@ class Argument:
 
     name: str
     written: bool
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How an op is called from Python.
+
+    Attributes:
+        call: takes the first `positional` arguments by position and the others by the names in `keywords`.
+        positional: number of arguments that are passed by position.
+        keywords: names of the arguments that can only be passed by name; they come last.
+        results: number of results; several come as a tuple.
+    """
+
+    call: Callable[..., Any]
+    positional: int
+    keywords: tuple[str, ...]
+    results: int
 
 
 # --- Modules ----------------------------------------------------------------------------------------------------------
@@ -114,16 +131,21 @@ def duplicate(module: Module) -> Module:
     return torch.jit.load(buffer)  # type: ignore[no-any-return]
 
 
-def default_arguments(module: Module, given: int) -> list[object]:
-    """Defaults of the arguments of `forward` from position `given` on (0 is the first after self).
+def identity(module: Module) -> int:
+    """The same number for every Python object that stands for the same module."""
+    return hash(module._c)
+
+
+def default_arguments(module: Module, given: int, method: str = "forward") -> list[object]:
+    """Defaults of a method's arguments from position `given` on (0 is the first after self).
 
     Raises:
         TypeError: an argument without a default is missing.
     """
-    declared = module._c._get_method("forward").schema.arguments[1:]
+    declared = module._c._get_method(method).schema.arguments[1:]
     for argument in declared[given:]:
         if not argument.has_default_value():
-            raise TypeError(f"forward() is missing a value for argument '{argument.name}'")
+            raise TypeError(f"{method}() is missing a value for argument '{argument.name}'")
     return [argument.default_value for argument in declared[given:]]
 
 
@@ -211,6 +233,43 @@ def _arguments(schema: str) -> tuple[Argument, ...]:
 def arguments_of(node: Node) -> tuple[Argument, ...]:
     """The operator's declared arguments, in the order of the node's inputs; empty for nodes without a schema."""
     return _arguments(node.schema())
+
+
+@lru_cache(maxsize=4096)
+def _operator(schema: str) -> Operator | None:
+    if schema.startswith("(no schema)"):
+        return None
+    parsed = torch._C.parse_schema(schema)
+    found: Any = torch._C._get_operation_overload(parsed.name, parsed.overload_name)
+    if found is None:
+        return None
+    keywords = tuple(argument.name for argument in parsed.arguments if argument.kwarg_only)
+    return Operator(found[0], len(parsed.arguments) - len(keywords), keywords, len(parsed.returns))
+
+
+def operator_of(node: Node) -> Operator | None:
+    """How to call a node's op; None where it is not an operator but a part of the language."""
+    return _operator(node.schema())
+
+
+def attribute_name(node: Node) -> str:
+    """The attribute that a GetAttr or SetAttr node names, or the method of a CallMethod node."""
+    return str(node.s("name"))
+
+
+def slice_bounds(node: Node) -> tuple[int, int]:
+    """First and one-past-last index of a TupleSlice node."""
+    return int(node.i("beg")), int(node.i("end"))
+
+
+def inner_graph(node: Node) -> Graph | None:
+    """The graph that a fork or closure node holds; None for other nodes."""
+    return node.g("Subgraph") if node.hasAttribute("Subgraph") else None
+
+
+def tested_types(node: Node) -> tuple[str, ...]:
+    """Kinds of the types that an isinstance node tests for: `TensorType`, `IntType`, ..."""
+    return tuple(str(one.kind()) for one in node.tys("types"))
 
 
 # --- Editing ----------------------------------------------------------------------------------------------------------

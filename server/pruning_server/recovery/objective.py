@@ -147,7 +147,11 @@ def _classification(
             task=Task.CLASSIFICATION, loss=chosen, form=TargetForm.VALUES, link=_binary_link(loss, output), classes=2
         )
     if loss is Loss.BCE_WITH_LOGITS:
-        return _multilabel(loss, has_loss_module, output, targets)
+        text = (
+            "bce_with_logits judges one output as yes or no. For one class out of several use cross_entropy; for "
+            "several labels per sample use --task multilabel."
+        )
+        raise JobFailureError(Reason.LOSS_UNSUITABLE, text)
     notes: list[str] = []
     if targets.one_hot and named and elements(output.shape) == elements(targets.shape):
         form = TargetForm.ONE_HOT

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
@@ -15,8 +14,8 @@ from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.spec.request import PruningSpec
 from pruning_server.worker.failures import sentence
 from pruning_server.worker.feeding import Feed, Samples
-from pruning_server.worker.forms import InputForm, candidate_forms
-from pruning_server.worker.running import CallRule, Subject, select_output
+from pruning_server.worker.forms import IMAGE_SCALE, InputForm, candidate_forms
+from pruning_server.worker.running import CallRule, select_output
 
 OBSERVED_BATCH = 3
 # Batch sizes that a traced model may have baked in.
@@ -49,17 +48,21 @@ def find_call(module: torch.jit.ScriptModule, samples: Samples, spec: PruningSpe
         JobFailureError: no way works (MODEL_INPUT_MISMATCH): what the model raised and what the dataset holds; or the
             output cannot be judged (MODEL_OUTPUT_UNSUPPORTED).
     """
+    trial = _Trial(module, StateGuard(module), CallRule(stateful=True, selector=spec.output_selector, seed=spec.seed))
     scalars = _scalars(module, samples, spec, device)
-    tried: list[tuple[tuple[InputForm, ...], Exception]] = []
-    for forms in candidate_forms(samples.inputs, samples.input_dtypes, spec.preprocessing, floating_dtype(module)):
-        feed = Feed(samples, forms, scalars, device)
-        try:
-            return _fit_batches(module, feed, CallRule(selector=spec.output_selector, seed=spec.seed))
-        except MODEL_ERRORS as error:
-            if is_out_of_memory(error):
-                raise
-            tried.append((forms, error))
-    raise JobFailureError(Reason.MODEL_INPUT_MISMATCH, _refusal(module, samples, spec, tried))
+    candidates = candidate_forms(samples.inputs, samples.input_dtypes, spec.preprocessing, floating_dtype(module))
+    feeds = [Feed(samples, forms, scalars, device) for forms in candidates]
+    errors: list[Exception | None] = []
+    for feed in feeds:
+        call, error = _any_batch(trial, feed)
+        if call is not None:
+            return replace(call, notes=(*_described(feed), *_also_unscaled(trial, feed, spec), *call.notes))
+        errors.append(error)
+    for feed in feeds:
+        call = _fixed_batch(trial, feed)
+        if call is not None:
+            return replace(call, notes=(*_described(feed), *call.notes))
+    raise JobFailureError(Reason.MODEL_INPUT_MISMATCH, _refusal(module, feeds[0], spec, errors[0]))
 
 
 def floating_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
@@ -71,61 +74,89 @@ def floating_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
     return max(counts, key=lambda dtype: counts[dtype]) if counts else torch.float32
 
 
-def _fit_batches(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> Call:
-    """The batch sizes that the model takes; raises what the model raised where it takes none."""
-    rule = replace(rule, stateful=True)
-    notes = [
-        f"{name}: fed as {form.description}." for name, form in zip(feed.samples.input_names, feed.forms, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Trial:
+    """A module that is called in one way after another; its state is put back after each call."""
+
+    module: torch.jit.ScriptModule
+    state: StateGuard
+    rule: CallRule
+
+    def attempt(self, feed: Feed, first: int, size: int) -> tuple[torch.Tensor | None, Exception | None]:
+        """The judged output for `size` samples from `first` on, or what the model raised."""
+        rows = [(first + row) % len(feed.samples) for row in range(size)]
+        torch.manual_seed(self.rule.seed)
+        try:
+            with torch.no_grad(), self.state:
+                output = self.module(*feed.inputs(rows))
+        except MODEL_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            return None, error
+        return select_output(output, self.rule.selector), None
+
+
+def _any_batch(trial: _Trial, feed: Feed) -> tuple[Call | None, Exception | None]:
+    """How the model takes several samples at once, else one at a time; else what it raised."""
     many = min(OBSERVED_BATCH, len(feed.samples))
-    together, first_error = _attempt(module, feed, rule, many)
-    single, error = _attempt(module, feed, rule, 1)
-    if together is not None and len(together) == many:
-        if single is None or many == 1 or _agree(module, feed, rule, together, many):
-            return Call(feed, rule, (1, many) if single is not None else (many,), tuple(notes))
-        notes.append("The outputs depend on the other samples of a batch, so the model is run on one sample at a time.")
-        return Call(feed, replace(rule, exact_batch=1), (1,), tuple(notes))
-    if single is not None:
-        notes.append("The model takes one sample at a time.")
-        adds_axis = single.ndim == 0 or len(single) != 1
-        return Call(feed, replace(rule, exact_batch=1, adds_batch_axis=adds_axis), (1,), tuple(notes))
+    together, first_error = trial.attempt(feed, 0, many)
+    single, error = trial.attempt(feed, 0, 1)
+    if together is not None and _rows(together) == many:
+        if single is None:
+            return Call(feed, trial.rule, (many,), ()), None
+        if many == 1 or _agree(trial, feed, together):
+            return Call(feed, trial.rule, (1, many), ()), None
+        note = "The outputs depend on the other samples of a batch, so the model is run on one sample at a time."
+        return Call(feed, replace(trial.rule, exact_batch=1), (1,), (note,)), None
+    if single is None:
+        return None, first_error or error
+    rule = replace(trial.rule, exact_batch=1, adds_batch_axis=_rows(single) != 1)
+    return Call(feed, rule, (1,), ("The model takes one sample at a time.",)), None
+
+
+def _fixed_batch(trial: _Trial, feed: Feed) -> Call | None:
+    """The one batch size that the model takes, as traces can have it baked in."""
     for size in FIXED_BATCHES:
-        fixed, _ = _attempt(module, feed, replace(rule, exact_batch=size), size)
-        if fixed is not None and len(fixed) == size:
-            notes.append(f"The model takes batches of exactly {size} samples.")
-            return Call(feed, replace(rule, exact_batch=size), (size,), tuple(notes))
-    raise first_error or error or RuntimeError("the model returned no output for each sample")
+        output, _ = trial.attempt(feed, 0, size)
+        if output is not None and _rows(output) == size:
+            note = f"The model takes batches of exactly {size} samples."
+            return Call(feed, replace(trial.rule, exact_batch=size), (size,), (note,))
+    return None
 
 
-def _attempt(
-    module: torch.jit.ScriptModule, feed: Feed, rule: CallRule, size: int
-) -> tuple[torch.Tensor | None, Exception | None]:
-    """The judged output for the first samples, or what the model raised."""
-    rows = [row % len(feed.samples) for row in range(size)]
-    torch.manual_seed(rule.seed)
-    try:
-        with torch.no_grad(), StateGuard(module):
-            output = module(*feed.inputs(rows))
-    except MODEL_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        return None, error
-    return select_output(output, rule.selector), None
-
-
-def _agree(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule, together: torch.Tensor, many: int) -> bool:
-    subject = Subject.of(module, rule)
-    with torch.no_grad():
-        apart = []
-        for row in range(many):
-            with subject.state:
-                apart.append(subject.output(feed.inputs([row])))
-    if any(output.shape != together[:1].shape for output in apart):
+def _agree(trial: _Trial, feed: Feed, together: torch.Tensor) -> bool:
+    """Whether samples have the same outputs alone as together."""
+    apart = [trial.attempt(feed, row, 1)[0] for row in range(len(together))]
+    alone = [output for output in apart if output is not None and output.shape == together[:1].shape]
+    if len(alone) < len(apart):
         return False
     tolerance = BATCH_TOLERANCE.get(together.dtype, DEFAULT_BATCH_TOLERANCE)
-    one_by_one, at_once = torch.cat(apart).double(), together.double()
+    one_by_one, at_once = torch.cat(alone).double(), together.double()
     scale = float(at_once.abs().nan_to_num().max()) if at_once.numel() else 1.0
     return torch.allclose(one_by_one, at_once, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
+
+
+def _rows(output: torch.Tensor) -> int:
+    return len(output) if output.ndim else -1
+
+
+def _described(feed: Feed) -> tuple[str, ...]:
+    named = zip(feed.samples.input_names, feed.forms, strict=True)
+    return tuple(f"{name}: fed as {form.description}." for name, form in named)
+
+
+def _also_unscaled(trial: _Trial, feed: Feed, spec: PruningSpec) -> tuple[str, ...]:
+    """A hint where bytes were scaled by default and the model takes them as they are, so that it may scale them too."""
+    scaled = [form for form in feed.forms if form.dtype.is_floating_point and form.scale == IMAGE_SCALE]
+    if not scaled or spec.preprocessing.scale is not None:
+        return ()
+    raw = replace(feed, forms=tuple(InputForm(torch.uint8) if form in scaled else form for form in feed.forms))
+    output, _ = trial.attempt(raw, 0, 1)
+    if output is None:
+        return ()
+    return (
+        "The model also takes bytes as they are. If it scales them itself, send preprocessing.scale 1 (--scale 1).",
+    )
 
 
 def forward_arguments(module: torch.jit.ScriptModule) -> list[Any]:
@@ -160,14 +191,11 @@ def _scalars(module: torch.jit.ScriptModule, samples: Samples, spec: PruningSpec
     return scalars
 
 
-def _refusal(
-    module: torch.jit.ScriptModule,
-    samples: Samples,
-    spec: PruningSpec,
-    tried: list[tuple[tuple[InputForm, ...], Exception]],
-) -> str:
+def _refusal(module: torch.jit.ScriptModule, feed: Feed, spec: PruningSpec, error: Exception | None) -> str:
+    """What the dataset holds, what forward takes, and what the model raised for the likeliest way."""
+    samples = feed.samples
     held = ", ".join(
-        f"{name} {dtype} {_shape(array)}"
+        f"{name} {dtype} {list(array.shape)}"
         for name, dtype, array in zip(samples.input_names, samples.input_dtypes, samples.inputs, strict=True)
     )
     taken = forward_arguments(module)
@@ -178,16 +206,11 @@ def _refusal(
     text += f", the request {len(spec.arguments)} more. " if spec.arguments else ". "
     if not needed <= given <= len(taken):
         return text + (
-            f"That makes {given} argument{'s' * (given != 1)}, and {needed if given < needed else len(taken)} are needed: store one array "
-            "per tensor argument (inputs_0, inputs_1, ...), and give scalars with --arg POSITION=VALUE."
+            f"That makes {given} argument{'s' * (given != 1)}, and {needed if given < needed else len(taken)} are needed: "
+            "store one array per tensor argument (inputs_0, inputs_1, ...), and give scalars with --arg POSITION=VALUE."
         )
-    forms, error = tried[0]
-    fed = ", ".join(form.description for form in forms)
+    said = sentence(error) if error else "nothing, but it returned no output for each sample."
     return text + (
-        f"Fed as {fed}, the model raised: {sentence(error)} Check the shape and type of the inputs, the layout, and "
-        "scalar arguments (--arg)."
+        f"Fed as {'; '.join(form.description for form in feed.forms)}, the model raised: {said} Check the shape and type "
+        "of the inputs, the layout, and scalar arguments (--arg)."
     )
-
-
-def _shape(array: np.ndarray) -> str:
-    return f"[{', '.join(map(str, array.shape))}]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -37,10 +36,6 @@ class RunFolder:
     def path(self, name: str) -> Path:
         """Where a file of the run lies."""
         return self._root / name
-
-    def open(self, name: str) -> BinaryIO:
-        """Opens a file for reading."""
-        return (self._root / name).open("rb")
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Writes a file whole or not at all."""

@@ -130,6 +130,5 @@ def _bfloat16(rows: np.ndarray) -> torch.Tensor:
 
 
 def _native(rows: np.ndarray) -> np.ndarray:
-    """Contiguous, writable, in native byte order, and of a dtype that torch computes with."""
-    widened = {"u2": np.int32, "u4": np.int64, "u8": np.int64}.get(rows.dtype.str[1:], rows.dtype.newbyteorder("="))
-    return np.array(rows, dtype=widened, order="C")
+    """Contiguous, writable and in native byte order, as torch wants it."""
+    return np.array(rows, dtype=rows.dtype.newbyteorder("="), order="C")

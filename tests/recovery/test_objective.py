@@ -1,0 +1,134 @@
+"""Task and loss: what the caller said, else what is safe to infer, else a clear refusal."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.recovery.objective import Link, OutputFacts, TargetFacts, TargetForm, choose_objective
+from pruning_server.spec.request import Loss, Task
+
+LOGITS = OutputFacts(dtype="float32", shape=(3,))
+PROBABILITIES = OutputFacts(dtype="float32", shape=(3,), rows_are_distributions=True, in_unit_interval=True)
+SINGLE = OutputFacts(dtype="float32", shape=(1,))
+SCALAR = OutputFacts(dtype="float32", shape=())
+IMAGE = OutputFacts(dtype="float32", shape=(2, 4, 4))
+
+LABELS = TargetFacts(dtype="int64", shape=(), integer=True, binary=False, one_hot=False)
+COLUMN = TargetFacts(dtype="int64", shape=(1,), integer=True, binary=False, one_hot=False)
+BINARY = TargetFacts(dtype="uint8", shape=(), integer=True, binary=True, one_hot=False)
+ONE_HOT = TargetFacts(dtype="float32", shape=(3,), integer=False, binary=True, one_hot=True)
+INTEGER_ONE_HOT = TargetFacts(dtype="int64", shape=(3,), integer=True, binary=True, one_hot=True)
+FLOATS = TargetFacts(dtype="float32", shape=(3,), integer=False, binary=False, one_hot=False)
+NUMBER = TargetFacts(dtype="float64", shape=(), integer=False, binary=False, one_hot=False)
+PIXELS = TargetFacts(dtype="int64", shape=(4, 4), integer=True, binary=False, one_hot=False)
+
+
+def choose(output, targets, task=None, loss=None, *, has_loss_module=False):
+    return choose_objective(task=task, loss=loss, has_loss_module=has_loss_module, output=output, targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("output", "targets", "task", "loss", "form"),
+    [
+        (LOGITS, LABELS, Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS),
+        (LOGITS, COLUMN, Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS),
+        (LOGITS, BINARY, Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS),
+        (SINGLE, BINARY, Task.CLASSIFICATION, Loss.BCE_WITH_LOGITS, TargetForm.VALUES),
+        (SCALAR, BINARY, Task.CLASSIFICATION, Loss.BCE_WITH_LOGITS, TargetForm.VALUES),
+        (LOGITS, FLOATS, Task.REGRESSION, Loss.MSE, TargetForm.VALUES),
+        (LOGITS, ONE_HOT, Task.REGRESSION, Loss.MSE, TargetForm.VALUES),
+        (SINGLE, NUMBER, Task.REGRESSION, Loss.MSE, TargetForm.VALUES),
+        (LOGITS, None, Task.AGREEMENT, Loss.MSE, TargetForm.NONE),
+        (IMAGE, None, Task.AGREEMENT, Loss.MSE, TargetForm.NONE),
+    ],
+)
+def test_inferred(output, targets, task, loss, form) -> None:
+    chosen = choose(output, targets)
+    assert (chosen.task, chosen.loss, chosen.form) == (task, loss, form)
+
+
+@pytest.mark.parametrize(
+    ("output", "targets", "task", "loss", "expected"),
+    [
+        (LOGITS, ONE_HOT, Task.CLASSIFICATION, None, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.ONE_HOT)),
+        (LOGITS, INTEGER_ONE_HOT, Task.CLASSIFICATION, None, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.ONE_HOT)),
+        (LOGITS, INTEGER_ONE_HOT, Task.MULTILABEL, None, (Task.MULTILABEL, Loss.BCE_WITH_LOGITS, TargetForm.VALUES)),
+        (LOGITS, ONE_HOT, None, Loss.BCE_WITH_LOGITS, (Task.MULTILABEL, Loss.BCE_WITH_LOGITS, TargetForm.VALUES)),
+        (LOGITS, FLOATS, None, Loss.L1, (Task.REGRESSION, Loss.L1, TargetForm.VALUES)),
+        (LOGITS, LABELS, None, Loss.CROSS_ENTROPY, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS)),
+        (LOGITS, LABELS, Task.AGREEMENT, None, (Task.AGREEMENT, Loss.MSE, TargetForm.NONE)),
+        (LOGITS, None, None, Loss.CROSS_ENTROPY, (Task.AGREEMENT, Loss.CROSS_ENTROPY, TargetForm.LABELS)),
+        (LOGITS, None, Task.AGREEMENT, Loss.L1, (Task.AGREEMENT, Loss.L1, TargetForm.NONE)),
+    ],
+)  # fmt: skip
+def test_named(output, targets, task, loss, expected) -> None:
+    chosen = choose(output, targets, task, loss)
+    assert (chosen.task, chosen.loss, chosen.form) == expected
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "expected"),
+    [
+        (LABELS, None, (Task.CLASSIFICATION, TargetForm.LABELS)),
+        (FLOATS, None, (Task.REGRESSION, TargetForm.VALUES)),
+        (ONE_HOT, Task.CLASSIFICATION, (Task.CLASSIFICATION, TargetForm.ONE_HOT)),
+        (None, None, (Task.AGREEMENT, TargetForm.NONE)),
+    ],
+)
+def test_a_loss_module_leaves_the_task_to_the_targets(targets, task, expected) -> None:
+    chosen = choose(LOGITS, targets, task, has_loss_module=True)
+    assert (chosen.task, chosen.form) == expected
+    assert chosen.loss is None
+    assert chosen.loss_name == "module"
+
+
+@pytest.mark.parametrize(
+    ("output", "targets", "task", "loss", "reason"),
+    [
+        (LOGITS, INTEGER_ONE_HOT, None, None, Reason.DATASET_TARGETS),
+        (LOGITS, NUMBER, None, None, Reason.DATASET_TARGETS),
+        (SINGLE, LABELS, None, None, Reason.DATASET_TARGETS),
+        (IMAGE, PIXELS, None, None, Reason.DATASET_TARGETS),
+        (LOGITS, PIXELS, None, None, Reason.DATASET_TARGETS),
+        (LOGITS, None, Task.REGRESSION, None, Reason.DATASET_TARGETS),
+        (LOGITS, FLOATS, None, Loss.CROSS_ENTROPY, Reason.DATASET_TARGETS),
+        (LOGITS, LABELS, None, Loss.MSE, Reason.LOSS_UNSUITABLE),
+        (LOGITS, FLOATS, None, Loss.BCE_WITH_LOGITS, Reason.DATASET_TARGETS),
+        (LOGITS, LABELS, Task.CLASSIFICATION, Loss.L1, Reason.LOSS_UNSUITABLE),
+        (LOGITS, FLOATS, Task.REGRESSION, Loss.CROSS_ENTROPY, Reason.LOSS_UNSUITABLE),
+        (LOGITS, ONE_HOT, Task.MULTILABEL, Loss.MSE, Reason.LOSS_UNSUITABLE),
+        (IMAGE, PIXELS, Task.SEGMENTATION, None, Reason.NOT_IMPLEMENTED),
+    ],
+)
+def test_refused_with_what_to_change(output, targets, task, loss, reason) -> None:
+    with pytest.raises(JobFailureError) as caught:
+        choose(output, targets, task, loss)
+    assert caught.value.reason is reason
+    assert any(
+        word in caught.value.message for word in ("--task", "--loss", "Use ", "Add ", "not implemented", "0 or 1")
+    )
+
+
+def test_probabilities_are_recognised_unless_the_loss_says_logits() -> None:
+    assert choose(PROBABILITIES, LABELS).link is Link.PROBABILITIES
+    assert choose(PROBABILITIES, LABELS, loss=Loss.CROSS_ENTROPY).link is Link.IDENTITY
+    assert choose(LOGITS, LABELS).link is Link.IDENTITY
+
+
+def test_every_combination_is_decided_or_refused() -> None:
+    outputs = [LOGITS, PROBABILITIES, SINGLE, SCALAR, IMAGE]
+    targets = [None, LABELS, COLUMN, BINARY, ONE_HOT, INTEGER_ONE_HOT, FLOATS, NUMBER, PIXELS]
+    decided = 0
+    for output, target, task, loss in itertools.product(outputs, targets, [None, *Task], [None, *Loss]):
+        try:
+            chosen = choose(output, target, task, loss)
+        except JobFailureError:
+            continue
+        decided += 1
+        assert chosen.loss is not None
+        assert loss in {None, chosen.loss}
+        assert task in {None, chosen.task}
+    assert decided > 50
