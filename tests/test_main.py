@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -154,6 +155,36 @@ def test_a_database_of_something_else(tmp_path: Path) -> None:
     code, error = refused("--data-dir", str(tmp_path))
     assert code == 2
     assert "jobs.sqlite3" in error
+
+
+@pytest.mark.parametrize("name", ["jobs.sqlite3", "artifacts", "artifacts/blobs"])
+def test_a_data_folder_with_something_else_in_a_place_of_ours(name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    if name == "jobs.sqlite3":
+        place.mkdir()
+    else:
+        place.touch()
+    code, error = refused("--data-dir", str(tmp_path))
+    assert code == 2
+    assert str(place) in error
+    assert "--data-dir" in error
+
+
+def test_a_database_whose_damage_shows_only_when_it_is_read(tmp_path: Path) -> None:
+    with RunningServer(tmp_path):
+        pass
+    database = tmp_path / "jobs.sqlite3"
+    connection = sqlite3.connect(database)
+    [page_bytes] = connection.execute("PRAGMA page_size").fetchone()
+    [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs_by_state'").fetchone()
+    connection.close()
+    with database.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xff" * page_bytes)
+    code, error = refused("--data-dir", str(tmp_path))
+    assert code == 2
+    assert "damaged" in error
 
 
 def test_tls(tmp_path: Path) -> None:

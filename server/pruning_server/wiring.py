@@ -48,7 +48,7 @@ class Server:
     """A whole server on one data folder.
 
     Raises:
-        PreconditionError: the data folder is in use, or not ours.
+        PreconditionError: the data folder is in use, not ours, or cannot be read and written.
         InvalidRequestError: an address is taken, or the TLS files do not fit.
     """
 
@@ -62,23 +62,29 @@ class Server:
             opened.callback(self._folder.close)
             self._metrics = PrometheusMetrics()
             opened.callback(self._metrics.close)
-            self._database = MeasuredDatabase(self._folder.database, self._metrics)
-            opened.callback(self._database.close)
-            self._wire(tls)
+            with self._folder.faults_explained():
+                self._database = MeasuredDatabase(self._folder.database, self._metrics)
+                opened.callback(self._database.close)
+                self._wire(tls)
             metrics_address = self._metrics.serve(settings.metrics_address)
             self.addresses = Addresses(self._grpc.address, metrics_address)
             opened.pop_all()
         self._metrics.watch(self._live_sources())
 
     def start(self) -> None:
-        """Serves from now on; what the workers can do is found out meanwhile."""
+        """Serves from now on; what the workers can do is found out meanwhile.
+
+        Raises:
+            PreconditionError: the database turns out to be damaged.
+        """
         if not (SANDBOXED or self._settings.insecure_no_sandbox):
             _log.warning(
                 "this version has no kernel sandbox: workers are separate processes with limits, and a TorchScript archive"
                 " is a program. Serve only models that you trust (--insecure-no-sandbox accepts this)"
             )
         self._probe.start()
-        self._scheduler.start()
+        with self._folder.faults_explained():
+            self._scheduler.start()
         self._grpc.start()
 
     def stop(self) -> bool:

@@ -94,6 +94,7 @@ def test_the_worker_sees_its_folder_and_nothing_of_the_server(world: World, monk
         ("exit=0", Reason.WORKER_LOST, "lost", True),
         ("exit=3", Reason.WORKER_EXCEPTION, "exception", False),
         ("refuse", Reason.NOTHING_PRUNABLE, "ok", False),
+        ("full_disk", Reason.STORAGE_FULL, "ok", True),
     ],
 )
 def test_every_way_to_die_is_typed(world: World, behaviour: str, reason: Reason, cause: str, retryable: bool) -> None:

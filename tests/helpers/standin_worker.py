@@ -78,6 +78,10 @@ class Worker:
         if behaviour is not None:
             behaviour(argument)
 
+    def do_full_disk(self, _: str) -> None:
+        self.send(RunFailed(reason=Reason.STORAGE_FULL, text="The server's disk is full.", phase=Phase.EXPORT))
+        sys.exit(0)
+
     def do_segfault(self, _: str) -> None:
         ctypes.string_at(0)
 

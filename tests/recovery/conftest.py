@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_server.recovery.finetune import Lesson
+from pruning_server.recovery.lesson import Lesson
 from pruning_server.recovery.losses import build_loss
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Batch, Score, Trainable
@@ -116,6 +116,15 @@ def trained_net() -> nn.Module:
         nn.functional.cross_entropy(net(inputs), targets).backward()
         optimizer.step()
     return net.eval()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small nets gain nothing from threads, and lose much where several tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

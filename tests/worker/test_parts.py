@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from helpers.runs import Recorder, TickingClock
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.jobs.events import ProgressMade
-from pruning_server.recovery.memory import is_out_of_memory
+from pruning_server.recovery.raised import is_out_of_memory, last_line, sentence
 from pruning_server.spec.phases import Phase
 from pruning_server.spec.request import Layout, Preprocessing
 from pruning_server.worker.expected import pack, relative_error, unpack
-from pruning_server.worker.failures import failure_message, last_line, sentence
+from pruning_server.worker.failures import failure_message
 from pruning_server.worker.feeding import place_arguments
 from pruning_server.worker.folder import SCRATCH_FILE_BYTES, RunFolder
 from pruning_server.worker.forms import MAX_TRIED_FORMS, InputForm, candidate_forms
@@ -182,6 +183,9 @@ def test_the_phase_of_a_failure_is_known() -> None:
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), Reason.WORKER_OUT_OF_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate"), Reason.WORKER_OUT_OF_MEMORY),
         (torch.OutOfMemoryError("x"), Reason.WORKER_OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.STORAGE_FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.STORAGE_FULL),
+        (OSError(errno.EIO, "Input/output error"), Reason.WORKER_EXCEPTION),
         (RuntimeError("shapes differ"), Reason.WORKER_EXCEPTION),
         (ValueError("memory of things past"), Reason.WORKER_EXCEPTION),
         (KeyError("x"), Reason.WORKER_EXCEPTION),

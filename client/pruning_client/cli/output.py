@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Container, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 from pruning_client.errors import PruningClientError
 from pruning_client.text import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Pipes have no width; a table in one should not be cut.
 _PIPE_WIDTH = 200
@@ -67,21 +70,39 @@ class Output:
             self.note(f"  try again in {error.retry_after_seconds:g} s")
         self.answer_job(job=job, state=state, reason=error.reason, message=error.message)
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-        """Prints a table; not with `--json`. Without any header it has no header row."""
+    def table(
+        self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()
+    ) -> None:
+        """Prints a table; not with `--json`. Without any header it has no header row.
+
+        Columns named in `optional` are left out, in that order, until the table fits the terminal.
+        """
         if self.is_json:
             return
         # rich is imported where it is used: it costs startup time.
-        from rich.box import SIMPLE  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
 
         is_terminal = self._stdout.isatty()
         console = Console(file=self._stdout, markup=False, highlight=False, width=None if is_terminal else _PIPE_WIDTH)
-        table = Table(box=SIMPLE, show_header=any(headers), title=Text(printable(title)) if title else None)
-        for header in headers:
-            table.add_column(Text(header), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+        left_out: set[str] = set()
+        table = _table(headers, rows, left_out)
+        for name in optional:
+            if console.measure(table).maximum <= console.width:
+                break
+            left_out.add(name)
+            table = _table(headers, rows, left_out)
         console.print(table)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], left_out: Container[str]) -> Table:
+    from rich.box import SIMPLE  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=SIMPLE, show_header=any(headers))
+    shown = [index for index, header in enumerate(headers) if header not in left_out]
+    for index in shown:
+        table.add_column(Text(headers[index]), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(row[index])) for index in shown))
+    return table

@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, Protocol, Self
 
 from pruning_client.text import bytes_text, duration_text, printable
-from pruning_client.values import Event, JobState, LogLine, Progress, Severity, Snapshot, StateChange
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+from pruning_client.values import Event, LogLine, Progress, Severity, Snapshot, StateChange
 
 # Lines in a log file should not outnumber what they say.
 _SECONDS_BETWEEN_LINES = 2.0
@@ -40,7 +36,11 @@ class ProgressView(Protocol):
 
 def open_progress(stream: IO[str]) -> ProgressView:
     """Returns a view for `stream`: a bar if it is a terminal."""
-    return _Bars(stream) if stream.isatty() else _Lines(stream)
+    if not stream.isatty():
+        return _Lines(stream)
+    from pruning_client.cli.bars import Bars  # noqa: PLC0415 - rich costs startup time
+
+    return Bars(stream)
 
 
 def describe_event(event: Event) -> str | None:
@@ -69,7 +69,7 @@ def describe_progress(progress: Progress) -> str:
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[str]:
-    return [f"{printable(name, 40)}={value:.4g}" for name, value in list(metrics.items())[:_METRICS_SHOWN]]
+    return [f"{printable(name, 40)}={value:.4g}" for name, value in sorted(metrics.items())[:_METRICS_SHOWN]]
 
 
 class _Lines:
@@ -118,59 +118,3 @@ class _Lines:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stream.flush()
-
-
-class _Bars:
-    """Bars that redraw themselves: one per file, one for the job."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        # rich is imported where it is used: it costs startup time.
-        from rich.console import Console  # noqa: PLC0415
-        from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
-        from rich.progress import Progress as Bars  # noqa: PLC0415
-
-        console = Console(file=stream, markup=False, highlight=False)
-        text = TextColumn("{task.description}", markup=False)
-        self._bars: RichProgress = Bars(
-            text, BarColumn(bar_width=24), TextColumn("{task.fields[detail]}", markup=False), console=console
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._texts: dict[str, str] = {}
-
-    def transfer(self, name: str, done: int, total: int) -> None:
-        self._update(name, name, done, total, f"{bytes_text(done)} of {bytes_text(total)}")
-
-    def event(self, event: Event) -> None:
-        if isinstance(event.body, Progress):
-            phase, _, detail = describe_progress(event.body).partition("  ")
-            self._update("job", phase, event.body.fraction, 1.0, detail)
-            return
-        if isinstance(event.body, StateChange) and event.body.state is JobState.SUCCEEDED:
-            self._update("job", "done", 1.0, 1.0, "")
-        line = describe_event(event)
-        if line is not None:
-            self.note(line)
-
-    def _update(self, key: str, text: str, done: float, total: float, detail: str) -> None:
-        shown, more = printable(text, 60), printable(detail, 200)
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(shown, total=total, detail=more)
-        is_news = self._texts.get(key) != shown
-        self._texts[key] = shown
-        self._bars.update(
-            self._tasks[key], description=shown, completed=done, total=total, detail=more, refresh=is_news
-        )
-
-    def note(self, text: str) -> None:
-        from rich.text import Text  # noqa: PLC0415
-
-        self._bars.console.print(Text(printable(text, 20_000)))
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()

@@ -60,10 +60,12 @@ class WorkerEnd:
 
     @property
     def retryable(self) -> bool:
-        """Whether another attempt may end otherwise: the worker was killed from outside, crashed, or was lost.
+        """Whether another attempt may end otherwise: the worker was killed from outside, crashed, was lost, or had no disk.
 
-        A refusal, an exception, a deadline and the worker's own memory limit would only come again.
+        Any other refusal, an exception, a deadline and the worker's own memory limit would only come again.
         """
+        if isinstance(self.final, RunFailed) and self.final.reason is Reason.STORAGE_FULL:
+            return True
         if self.cause is ExitCause.OOM:
             return self.final is None and self.status.signal_name == "SIGKILL"
         return self.cause in {ExitCause.SIGNAL, ExitCause.LOST}

@@ -118,7 +118,8 @@ def _block(block: ir.Block, inputs: Sequence[ir.Value]) -> Program:
         steps.append(step)
     steps.reverse()
     raises = any(
-        step.op == "prim::RaiseException" or (step.blocks and all(inner.raises for inner in step.blocks) and step.op == "prim::If")
+        step.op == "prim::RaiseException"
+        or (step.blocks and all(inner.raises for inner in step.blocks) and step.op == "prim::If")
         for step in steps
     )
     return Program(tuple(value.unique() for value in inputs), tuple(steps), outputs, bool(raises))

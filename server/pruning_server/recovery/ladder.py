@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pruning_server.recovery.checkpoint import Checkpoint
-from pruning_server.recovery.finetune import Epoch, FineTuned, Lesson, NoGradientError, fine_tune, require_gradient
-from pruning_server.recovery.memory import is_out_of_memory
-from pruning_server.recovery.model_errors import TRAINING_ERRORS, last_line
+from pruning_server.recovery.finetune import Epoch, FineTuned, fine_tune
+from pruning_server.recovery.lesson import Lesson, NoGradientError, require_gradient
+from pruning_server.recovery.model_errors import TRAINING_ERRORS
 from pruning_server.recovery.normalization import reestimate
 from pruning_server.recovery.ports import Score
+from pruning_server.recovery.raised import is_out_of_memory, last_line
 
 
 @dataclass(frozen=True)

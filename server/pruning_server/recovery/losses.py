@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.recovery.objective import Link, Objective, TargetForm
+from pruning_server.recovery.raised import sentence
 from pruning_server.spec.request import Loss
 
 # Hinton, Vinyals and Dean, 2015, arXiv 1503.02531: softened targets; the gradients' size is kept by the square of T.
@@ -168,9 +169,7 @@ def _wide(values: torch.Tensor) -> torch.Tensor:
 
 
 def _module_raised(error: Exception, output: torch.Tensor, target: torch.Tensor) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error).__name__
     return (
         f"The loss module raised for output {output.dtype} {list(output.shape)} and target {target.dtype} "
-        f"{list(target.shape)}: {said}. It is called as loss(output, target) and must return a scalar."
+        f"{list(target.shape)}: {sentence(error)} It is called as loss(output, target) and must return a scalar."
     )

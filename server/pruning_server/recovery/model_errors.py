@@ -8,9 +8,3 @@ import torch
 MODEL_ERRORS: tuple[type[Exception], ...] = (RuntimeError, torch.jit.Error, IndexError, ValueError, TypeError)
 # ... and with it.
 TRAINING_ERRORS: tuple[type[Exception], ...] = (*MODEL_ERRORS, MemoryError)
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error that says something: TorchScript puts its traceback before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.recovery.memory import is_out_of_memory
-from pruning_server.worker.failures import sentence
+from pruning_server.recovery.raised import is_out_of_memory, sentence
 
 _EXTRA_FOLDER = "extra/"
 

@@ -9,10 +9,9 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard
-from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
+from pruning_server.recovery.raised import is_out_of_memory, sentence
 from pruning_server.spec.request import PruningSpec
-from pruning_server.worker.failures import sentence
 from pruning_server.worker.feeding import Feed, Samples
 from pruning_server.worker.forms import IMAGE_SCALE, InputForm, candidate_forms
 from pruning_server.worker.running import CallRule, select_output

@@ -8,8 +8,8 @@ import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.training import enable_training
-from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
+from pruning_server.recovery.raised import is_out_of_memory
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.forms import InputForm
 from pruning_server.worker.running import CallRule, Subject

@@ -11,9 +11,8 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard
-from pruning_server.recovery.memory import is_out_of_memory
 from pruning_server.recovery.model_errors import MODEL_ERRORS
-from pruning_server.worker.failures import last_line
+from pruning_server.recovery.raised import is_out_of_memory, last_line
 from pruning_server.worker.feeding import Feed, Rows
 
 

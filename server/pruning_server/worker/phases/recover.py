@@ -10,8 +10,8 @@ import torch
 
 from pruning_server.graph.modules import get_tensor
 from pruning_server.pruning.masks import MaskHolder
-from pruning_server.recovery.finetune import Lesson
 from pruning_server.recovery.ladder import Recovered, recover
+from pruning_server.recovery.lesson import Lesson
 from pruning_server.recovery.ports import Batch, Score
 from pruning_server.recovery.schedule import plan_training
 from pruning_server.spec.request import PruningSpec

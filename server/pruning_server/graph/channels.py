@@ -1,0 +1,174 @@
+"""Which coordinates of which tensor axes can only be removed together: a union-find over elements.
+
+An element is one coordinate of one axis of one stored tensor. A class of united elements is what can be removed at once;
+a frozen class stays, and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+
+FIXED = -1
+"""Stands where an element's number would, for a coordinate that always stays and belongs to no class."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why something cannot be removed: the op, where it stands in the model's code, and the reason for the user."""
+
+    op: str
+    source: str
+    reason: str
+
+
+class Channels:
+    """Elements, their classes, and which classes are frozen."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._causes: dict[int, dict[Cause, None]] = {}
+        self._consumers: set[int] = set()
+        self._boxes: dict[tuple[tuple[int, ...], bytes], Ids] = {}
+
+    def __len__(self) -> int:
+        return len(self._parents)
+
+    def create(self, count: int) -> Ids:
+        """`count` new elements, each in a class of its own."""
+        first = len(self._parents)
+        self._parents.extend(range(first, first + count))
+        return np.arange(first, first + count, dtype=np.int64)
+
+    def find(self, element: int) -> int:
+        """The number that stands for the element's class; `FIXED` for `FIXED`."""
+        if element < 0:
+            return FIXED
+        parents = self._parents
+        while parents[element] != element:
+            parents[element] = parents[parents[element]]
+            element = parents[element]
+        return element
+
+    def roots(self, ids: Ids) -> Ids:
+        """The class of every element in an array of any shape."""
+        elements, positions = np.unique(ids, return_inverse=True)
+        found = np.fromiter((self.find(element) for element in elements.tolist()), np.int64, len(elements))
+        return found[positions].reshape(ids.shape)
+
+    def unite(self, one: Ids, other: Ids, cause: Cause) -> None:
+        """Unites classes element by element, with broadcasting; what meets `FIXED` is frozen for `cause`."""
+        if one is other:
+            return
+        left, right = np.broadcast_arrays(one, other)
+        different = left != right
+        pairs = np.stack([left[different], right[different]], axis=-1)
+        for first, second in np.unique(pairs, axis=0).tolist() if len(pairs) else ():
+            if first == FIXED or second == FIXED:
+                self._freeze(self.find(max(first, second)), [cause])
+            else:
+                self._join(self.find(first), self.find(second))
+
+    def unite_along(self, ids: Ids, axis: int, cause: Cause) -> None:
+        """Unites all elements that differ only in their coordinate on one axis."""
+        self.unite(ids, ids[(slice(None),) * axis + (slice(0, 1),)], cause)
+
+    def freeze(self, ids: Ids, cause: Cause) -> None:
+        """The classes of these elements always stay."""
+        for element in np.unique(ids).tolist():
+            if element != FIXED:
+                self._freeze(self.find(element), [cause])
+
+    def is_frozen(self, element: int) -> bool:
+        """Whether the element's class always stays."""
+        return element == FIXED or self.find(element) in self._causes
+
+    def causes(self, element: int) -> tuple[Cause, ...]:
+        """Why the element's class is frozen, first cause first; empty where it is free."""
+        return tuple(self._causes.get(self.find(element), ()))
+
+    def mark_consumer(self, ids: Ids) -> None:
+        """These elements of stored tensors multiply a channel: zeros there switch it off."""
+        self._consumers.update(element for element in np.unique(ids).tolist() if element != FIXED)
+
+    def is_consumer(self, element: int) -> bool:
+        """Whether `mark_consumer` named this element itself."""
+        return element in self._consumers
+
+    # --- Boxes --------------------------------------------------------------------------------------------------------
+
+    def require_box(self, ids: Ids) -> None:
+        """What stays of these elements must be whole rows of one axis: they are one channel's index over several axes.
+
+        Which axis is decided by `settle`, when everything else is known.
+        """
+        self._boxes[ids.shape, ids.tobytes()] = ids
+
+    def settle(self, cause: Cause) -> None:
+        """Decides every open box for the axis that leaves most classes apart."""
+        for ids in self._boxes.values():
+            self.choose_axis(ids, cause)
+
+    def choose_axis(self, ids: Ids, cause: Cause) -> int | None:
+        """Unites along all axes of a box but the one that leaves most classes; returns it, None where nothing varies."""
+        varying = self.varying_axes(ids)
+        if not varying:
+            self.freeze(ids, cause)
+            return None
+        kept = max(varying, key=lambda axis: (self._classes_if_kept(ids, axis), -axis))
+        for axis in varying:
+            if axis != kept:
+                self.unite_along(ids, axis, cause)
+        return kept
+
+    def varying_axes(self, ids: Ids) -> tuple[int, ...]:
+        """Axes along which the classes differ."""
+        roots = self.roots(ids)
+        return tuple(
+            axis for axis in range(ids.ndim) if ids.shape[axis] > 1 and (roots != np.take(roots, [0], axis)).any()
+        )
+
+    def _classes_if_kept(self, ids: Ids, kept: int) -> int:
+        rows = np.moveaxis(self.roots(ids), kept, 0).reshape(ids.shape[kept], -1)
+        return _components(rows)
+
+    # --- Inside -------------------------------------------------------------------------------------------------------
+
+    def _join(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        # The smaller number stands for the class, so that results do not depend on the order of unions.
+        kept, gone = min(one, other), max(one, other)
+        self._parents[gone] = kept
+        if gone in self._causes:
+            self._freeze(kept, self._causes.pop(gone))
+
+    def _freeze(self, root: int, causes: Iterable[Cause]) -> None:
+        self._causes.setdefault(root, {}).update(dict.fromkeys(causes))
+
+
+def _components(rows: NDArray[np.int64]) -> int:
+    """Number of groups of rows when rows that share a class belong together."""
+    groups: dict[int, int] = {}
+    parents = list(range(len(rows)))
+
+    def top(row: int) -> int:
+        while parents[row] != row:
+            row = parents[row]
+        return row
+
+    for number, row in enumerate(rows):
+        for label in np.unique(row).tolist():
+            parents[top(number)] = top(groups.setdefault(label, number))
+    return len({top(row) for row in range(len(rows))})
+
+
+def unlabelled(ids: Sequence[int]) -> Ids:
+    """An array of `FIXED` of a given shape."""
+    return np.full(tuple(ids), FIXED, dtype=np.int64)

@@ -1,0 +1,38 @@
+"""Fused scaled dot product attention: heads go as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pruning_server.graph.coupling.calls import Call, Rule
+from pruning_server.graph.coupling.registry import named
+from pruning_server.graph.coupling.values import Labelled, Maps
+
+
+def attend(call: Call) -> list[Any]:
+    """[..., L, E] queries, [..., S, E] keys, [..., S, V] values: E is held, S and L stay, V goes on."""
+    query, key, value = call["query"], call["key"], call["value"]
+    if call["enable_gqa"]:
+        call.freeze([query, key, value, call["attn_mask"]], "heads that share keys are not followed")
+        return [call.result((), index) for index in range(len(call.results))]
+    call.contract(query, -1, key, -1)
+    for one in (query, key):
+        call.hold(one.maps, len(one.shape) - 1, "the scale of attention depends on its length")
+    operands = [_rows(call, query, keep=-2), _rows(call, key, keep=None), _rows(call, value, keep=-1)]
+    mask = call["attn_mask"]
+    if isinstance(mask, Labelled):
+        operands.append(_rows(call, mask, keep=-2))
+    return [call.result(call.combine(operands, tuple(call.results[0].shape)))]
+
+
+def _rows(call: Call, value: Labelled, keep: int | None) -> tuple[Maps, tuple[int, ...]]:
+    """A tensor as an operand that is broadcast to the result: of its last two axes only `keep` is the result's."""
+    dims = len(value.shape)
+    gone = [axis for axis in (dims - 2, dims - 1) if keep is None or axis != dims + keep]
+    maps = call.held(value, gone, "attention goes over this axis") if keep != -1 else call.held(value, [dims - 2], "attention goes over this axis")
+    shape = tuple(1 if axis in gone else size for axis, size in enumerate(value.shape))
+    return maps, shape
+
+
+RULES: Mapping[str, Rule] = named("scaled_dot_product_attention", attend)

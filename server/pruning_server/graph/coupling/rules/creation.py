@@ -1,0 +1,22 @@
+"""Tensors filled with one value: every coordinate is like every other, so each may go with what it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pruning_server.graph.coupling.calls import Call, Rule
+from pruning_server.graph.coupling.registry import named
+from pruning_server.graph.coupling.values import Maps, single
+
+
+def uniform(call: Call) -> list[Any]:
+    """New elements on every axis, in classes of their own until they meet others."""
+    shape = call.results[0].shape
+    maps: Maps = ()
+    for axis, size in enumerate(shape):
+        maps += single(call.channels.create(size), axis, len(shape)) if size > 1 else ()
+    return [call.result(maps)]
+
+
+RULES: Mapping[str, Rule] = named("zeros ones full empty new_zeros new_ones new_full new_empty", uniform)

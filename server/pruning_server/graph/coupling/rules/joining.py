@@ -1,0 +1,50 @@
+"""Ops that put tensors one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pruning_server.graph.channels import Ids, unlabelled
+from pruning_server.graph.coupling.calls import Call, Rule
+from pruning_server.graph.coupling.registry import named
+from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, is_unlabelled, single
+
+
+def concatenate(call: Call) -> list[Any]:
+    """Along the joined axis every part keeps its channels; on the other axes the parts go together."""
+    parts = [part for part in call["tensors"] if part.tensor.dim() == call.results[0].dim()]
+    shape = tuple(call.results[0].shape)
+    axis = int(call["dim"] or 0) % len(shape)
+    lines = [call.line(part, axis, "it is joined with another tensor") for part in parts]
+    others = [(call.uncovered(part.maps, axis), _shrunk(part.shape, axis)) for part in parts]
+    return [call.result(call.combine(others, _shrunk(shape, axis)) + _joined(lines, parts, axis))]
+
+
+def _joined(lines: Sequence[Ids | None], parts: Sequence[Labelled], axis: int) -> Maps:
+    whole = [
+        unlabelled([part.shape[axis]]) if line is None else line for line, part in zip(lines, parts, strict=True)
+    ]
+    joined = np.concatenate(whole)
+    return () if is_unlabelled(joined) else single(joined, axis, len(parts[0].shape))
+
+
+def _shrunk(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+def stack(call: Call) -> list[Any]:
+    """The parts lie side by side along a new axis, so their channels go together."""
+    parts = list(call["tensors"])
+    shape = tuple(call.results[0].shape)
+    axis = int(call["dim"] or 0) % len(shape)
+    maps = call.elementwise(parts, parts[0].shape)
+    return [call.result(tuple(AxisMap(np.expand_dims(one.ids, axis)) for one in maps))]
+
+
+RULES: Mapping[str, Rule] = {
+    **named("cat concat concatenate", concatenate),
+    **named("stack", stack),
+}

@@ -1,0 +1,44 @@
+"""Sums, means, extrema and everything else that goes over an axis: the axis stays, the others keep their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pruning_server.graph.coupling.calls import Call, Rule, axis_list
+from pruning_server.graph.coupling.registry import named
+from pruning_server.graph.coupling.rules.elementwise import several
+from pruning_server.graph.coupling.values import Labelled, squeezed
+
+_REASON = "{op} goes over this axis"
+
+
+def reduce(call: Call) -> list[Any]:
+    """The named axes, or all, vanish or keep length 1."""
+    if isinstance(call["other"], Labelled):  # the maximum of two tensors
+        return several(call)
+    value = call.first()
+    dims = len(value.shape)
+    axes = axis_list(call["dim"], dims)
+    maps = call.held(value, axes, _REASON.format(op=call.op))
+    if dims and call.results[0].dim() < dims:
+        maps = squeezed(maps, axes)
+    return call.alike(maps)
+
+
+def along(call: Call) -> list[Any]:
+    """The result has the value's shape, and every element depends on all along one axis."""
+    value = call.first()
+    return call.alike(call.held(value, axis_list(call["dim"], len(value.shape)), _REASON.format(op=call.op)))
+
+
+RULES: Mapping[str, Rule] = {
+    **named(
+        """
+        mean sum var std amax amin max min prod norm logsumexp any all argmax argmin nansum nanmean median aminmax
+        linalg_vector_norm var_mean std_mean count_nonzero mode
+        """,
+        reduce,
+    ),
+    **named("softmax log_softmax _softmax _log_softmax softmin cumsum cumprod cummax sort argsort topk logcumsumexp", along),
+}
