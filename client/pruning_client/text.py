@@ -19,11 +19,6 @@ def printable(text: object, limit: int = 2000) -> str:
     return safe if len(raw) <= limit else f"{safe[: limit - 1]}…"
 
 
-def printable_lines(text: object, limit: int = 20_000) -> str:
-    """As `printable`, but line breaks stay."""
-    return "\n".join(printable(line) for line in str(text)[:limit].splitlines())
-
-
 def _safe_character(character: str) -> str:
     if character in "\n\r\t":
         return " "

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.sample_metrics import finished_job, live_sources, record_everything
-from pruning_server.adapters.metrics import LiveSources, MeasuredDatabase, PrometheusMetrics, StorageUsage, labels
+from pruning_server.adapters.metrics import endpoint, LiveSources, MeasuredDatabase, PrometheusMetrics, StorageUsage, labels
 from pruning_server.adapters.metrics.endpoint import join_address, split_address
 from pruning_server.errors import CapacityError, InvalidRequestError, NotFoundError, Reason
 from pruning_server.jobs.events import CountersAdded, RunSucceeded
@@ -340,6 +340,26 @@ def test_a_flood_of_connections_is_turned_away_and_passes(metrics: PrometheusMet
         except (ConnectionError, urllib.error.URLError):
             continue
     pytest.fail("the endpoint did not recover from the flood")
+
+
+def test_clients_that_send_a_byte_now_and_then_are_hung_up_on(
+    metrics: PrometheusMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte starts the wait for the next one anew, so that only a limit on the whole connection ends it."""
+    monkeypatch.setattr(endpoint, "_CONNECTION_SECONDS", 0.5)
+    address = metrics.serve("127.0.0.1:0")
+    with socket.create_connection(split_address(address), timeout=0.1) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.0\r\n")
+        for _ in range(50):
+            try:
+                slow.sendall(b"X: y\r\n")
+                assert slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
+            return
+    pytest.fail("the connection stays open")
 
 
 def test_a_taken_address_says_what_to_do(metrics: PrometheusMetrics) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import pytest
 
 from helpers.fake_artifacts import status
 from helpers.fake_server import PRUNED_MODEL, FakeServer, example_report, failing_run, state_event, succeeding_run
+from helpers.streams import Terminal
 from pruning_api.v1 import pruning_job_pb2 as job_pb
 from pruning_client import PruningClient, Sparsity, Static, Submission, Threshold
+from pruning_client.cli.output import Output
 
 KEYS = {"job", "state", "reason", "message", "report"}
 
@@ -54,6 +57,25 @@ def test_jobs_are_all_listed_newest_first(prune: Callable[..., Any], submit: Cal
     text = prune("jobs").out
     for word in (first, failed, "FAILED (MODEL_CORRUPT)", "SUCCEEDED", "PASS", "80.00%", "threshold 0.25"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 140])
+def test_ids_stay_whole_on_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = Terminal()
+    job_id = "0123456789abcdef" * 2
+    row = {
+        "JOB": job_id,
+        "STATE": "SUCCEEDED",
+        "TARGET": "sparsity 0.8",
+        "VERDICT": "INCONCLUSIVE",
+        "CREATED": "x" * 20,
+    }
+    optional = ["CREATED", "TARGET", "VERDICT"]
+    Output(is_json=False, stdout=screen).table(list(row), [tuple(row.values())], optional=optional)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    assert [job_id in text, "INCONCLUSIVE" in text, "x" * 20 in text] == [width >= 80, width >= 80, width >= 140]
 
 
 def test_jobs_lists_more_than_a_page(prune: Callable[..., Any], submit: Callable[..., str], server: FakeServer) -> None:
@@ -114,6 +136,14 @@ def test_cancel(prune: Callable[..., Any], submit: Callable[..., str], server: F
     assert (ended.code, ended.body["job"], ended.body["state"]) == (0, job, "CANCELLED")
     assert server.jobs.jobs[job].state == job_pb.JOB_STATE_CANCELLED
     assert prune("cancel", job).out == f"job {job} is CANCELLED: the job is cancelled\n"
+
+
+def test_cancel_of_a_job_that_has_ended_does_not_claim_it(
+    prune: Callable[..., Any], submit: Callable[..., str]
+) -> None:
+    job = submit()
+    prune("watch", job)
+    assert prune("cancel", job).out == f"job {job} is SUCCEEDED: it had ended before\n"
 
 
 def test_delete(prune: Callable[..., Any], submit: Callable[..., str], server: FakeServer) -> None:
@@ -228,6 +258,16 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         main([*command, "--help"])
     assert caught.value.code == 0
     assert "exit codes" in capsys.readouterr().out or command == ["report"]
+
+
+def test_the_help_names_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:
+    from pruning_client.cli.main import main
+    from pruning_server.pruning import criteria
+
+    with pytest.raises(SystemExit):
+        main(["submit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"what counts as small: {', '.join(criteria.names())} (default: l1)" in text
 
 
 def test_a_reader_that_leaves_early_is_no_error(server: FakeServer, submit: Callable[..., str]) -> None:

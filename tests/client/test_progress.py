@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
+from helpers.streams import Terminal
 from pruning_client import Event, Failure, JobState, LogLine, Phase, Progress, Severity, StateChange
+from pruning_client.cli.bars import Bars
 from pruning_client.cli.progress import describe_progress, open_progress
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e[bold red]x[/] :smile:"
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        """Always."""
-        return True
 
 
 def event(body: object, sequence: int = 1) -> Event:
@@ -94,3 +89,37 @@ def test_a_file_that_needs_no_upload_is_said_to_be_there() -> None:
         view.transfer("upload m.pt", 5, 5)
         view.transfer("download o.pt", 5, 5)
     assert out.getvalue() == "upload m.pt: the server has it already (5 B)\ndownload o.pt: done (5 B)\n"
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 60 columns."""
+    monkeypatch.setenv("COLUMNS", "60")
+    return Terminal()
+
+
+def test_a_narrow_terminal_shows_the_phase_and_cuts_the_details(narrow: Terminal) -> None:
+    metrics = {"select_metric": 0.9, "select_loss": 0.1, "train_loss": 0.2}
+    with Bars(narrow) as view:
+        view.event(event(Progress(Phase.RECOVER, 0.5, 3, 10, 75.0, metrics)))
+    rows = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", narrow.getvalue()).splitlines() if "epoch" in line]
+    assert rows
+    for row in rows:
+        assert "RECOVER" in row
+        assert "epoch 3/10" in row
+        assert "\u2501" in row, "the bar is gone"
+        # The terminal echoes Ctrl-C as two characters; they must not wrap.
+        assert len(row.rpartition("\r")[2]) <= 58
+
+
+def test_there_is_a_bar_before_the_worker_reports(narrow: Terminal) -> None:
+    with Bars(narrow) as view:
+        for state, words in ((JobState.QUEUED, "waiting for its turn"), (JobState.RUNNING, "starting")):
+            view.event(event(StateChange(state, 1, None)))
+            assert words in narrow.getvalue()
+
+
+def test_metrics_stand_in_one_order() -> None:
+    forwards = Progress(Phase.RECOVER, 0.5, metrics={"a": 1.0, "b": 2.0})
+    backwards = Progress(Phase.RECOVER, 0.5, metrics={"b": 2.0, "a": 1.0})
+    assert describe_progress(forwards) == describe_progress(backwards)

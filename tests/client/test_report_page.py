@@ -69,6 +69,36 @@ def test_the_page_has_everything() -> None:
     assert "svg" in page.tags
 
 
+def test_phases_stand_in_the_order_in_which_they_ran() -> None:
+    timings = {"BASELINE": 1.0, "EXPORT": 1.0, "LOAD": 1.0, "RECOVER": 1.0, "total": 4.0}
+    rows = build_view(example_report() | {"timings": timings}).timings
+    assert [row.name for row in rows] == ["LOAD", "BASELINE", "RECOVER", "EXPORT", "total"]
+
+
+def test_the_request_is_for_people() -> None:
+    report = example_report()
+    tried = [{"name": "fine_tuning", "kept": True, "loss": 0.5, "metric": 0.75}]
+    report["strategy"] |= {
+        "target": {"kind": "sparsity", "value": 0.8},
+        "prunable_weights": 151072,
+        "notes": ["said once"],
+        "recovery": {"batch_size": 29, "history": [{"epoch": 1}], "select": tried},
+    }
+    report["data"] |= {"inputs": [{"shape": [1, 8, 8]}], "targets": {"dtype": "int64", "shape": []}}
+    text = re.sub(r"\s+", " ", Checker.of(render_page(report)).text)
+    for words in (
+        "sparsity 0.8",
+        "151,072",
+        "batch size29",
+        "fine tuning0.575.00 %kept",
+        "1x8x8",
+        "one number per sample",
+    ):
+        assert words in text, words
+    assert text.count("said once") == 1
+    assert "kind sparsity" not in text
+
+
 def test_the_page_needs_nothing_else() -> None:
     text = render_page(example_report())
     page = Checker.of(text)

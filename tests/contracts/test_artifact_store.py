@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from helpers.stores import (
@@ -550,6 +551,21 @@ def test_deleting_a_job_frees_what_only_it_made(stores: OpenStores, tmp_path: Pa
     assert stores.artifacts.collect_garbage() == 2
     left = {artifact.artifact_id for artifact in stores.artifacts.list(OWNER, None, 10, "")[0]}
     assert left == {model.artifact_id, data.artifact_id, second_result.model_artifact_id}
+
+
+def test_deleting_a_job_spares_what_another_one_has_just_made_again(stores: OpenStores, tmp_path: Path) -> None:
+    model, data = upload(stores.artifacts, CONTENT, ArtifactKind.TORCHSCRIPT), upload(stores.artifacts, CONTENT[1:])
+    first, result = finished_job(stores, tmp_path, "1", model.artifact_id, data.artifact_id)
+    stores.clock.advance(10)
+    second = stores.run("2", spec=spec_for(model.artifact_id, data.artifact_id))
+    again = stores.artifacts.put_file(OWNER, ArtifactKind.TORCHSCRIPT, tmp_path / "pruned.pt", "pruned.pt")
+    assert again.artifact_id == result.model_artifact_id, "the same bytes"
+    # The second job has its files in the store, and is about to say so.
+    stores.jobs.delete(OWNER, first)
+    stores.artifacts.collect_garbage()
+    done = msgspec.structs.replace(result, report_artifact_id=again.artifact_id)
+    stores.jobs.succeed(second.job_id, 1, done)
+    assert read(stores.artifacts, again.artifact_id) == b"pruned 1" + CONTENT
 
 
 def test_collecting_while_others_upload_loses_nothing(stores: OpenStores) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,22 @@ class Attention(nn.Module):
 def test_attention_counts_scores_and_values() -> None:
     q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 6)
     assert macs(Attention(), q, k, v, batch=2) == 3 * 5 * 7 * (8 + 6)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.net = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("way", [zoo.scripted, zoo.frozen])
+def test_fused_attention_counts_all_its_matrices(way: Callable[[nn.Module], torch.jit.ScriptModule]) -> None:
+    per_token = 8 * 24 + 8 * 8 + 2 * 8 * 16 + 2 * 5 * 8
+    assert count_macs(way(Encoder().eval()), [torch.randn(2, 5, 8)], 2).total == 5 * per_token
 
 
 def test_products_of_all_kinds() -> None:

@@ -25,7 +25,7 @@ from pruning_server.jobs.events import (
 )
 from pruning_server.jobs.model import Failure, Job, JobState, Progress, Result
 from pruning_server.jobs.ports import CancelToken, RunOutcome
-from pruning_server.jobs.run import MAX_LOG_CHARACTERS, Run
+from pruning_server.jobs.run import MAX_LOG_CHARACTERS, MAX_METRIC_CHARACTERS, MAX_METRICS, Run
 from pruning_server.spec.phases import Phase
 from pruning_server.spec.request import Verdict
 
@@ -170,6 +170,20 @@ def test_the_fraction_stays_in_its_range_and_never_goes_back(world: World) -> No
     assert fractions == sorted(fractions)
     assert all(0.0 <= fraction <= 1.0 for fraction in fractions)
     assert events(world, run, ProgressEvent)[0].progress.metrics == {"accuracy": 0.5}
+
+
+def test_what_a_worker_may_add_to_a_job_is_bounded(world: World) -> None:
+    names = {f"metric {index}": 1.0 for index in range(2 * MAX_METRICS)}
+    too_long = {"x" * (MAX_METRIC_CHARACTERS + 1): 1.0}
+
+    def script(send: Callable[[WorkerMessage], None], _stop: CancelToken) -> RunOutcome:
+        send(progress(Phase.RECOVER, 0.1, 1, **too_long, **names))
+        return succeeded(world)
+
+    run = run_of(world, script)
+    run.execute()
+    [event] = events(world, run, ProgressEvent)
+    assert event.progress.metrics == dict(list(names.items())[:MAX_METRICS])
 
 
 def test_log_lines_are_kept_in_order_capped_and_without_terminal_codes(world: World) -> None:

@@ -283,6 +283,25 @@ def test_a_running_job_is_being_cancelled_and_its_run_told(world: World, service
         service.delete(OWNER, job.job_id)
 
 
+def test_a_job_that_is_queued_again_while_it_is_cancelled_is_counted(
+    world: World, service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is over by then, so that nobody else would count it."""
+    job = submit(service, world.spec())
+    world.store.claim(["cpu"], "test")
+    get = world.store.get
+
+    def get_then_lose_the_run(owner: str | None, job_id: str) -> Job:
+        found = get(owner, job_id)
+        monkeypatch.undo()
+        world.store.fail(job_id, 1, Failure(reason=Reason.WORKER_SIGNAL, message="It crashed."), retry=True)
+        return found
+
+    monkeypatch.setattr(world.store, "get", get_then_lose_the_run)
+    assert service.cancel(OWNER, job.job_id).state is JobState.CANCELLED
+    assert len(world.metrics.of("job_completed")) == 1
+
+
 def test_a_job_that_has_ended_stays_as_it_is_and_can_be_deleted(world: World, service: JobService) -> None:
     job = submit(service, world.spec())
     service.cancel(OWNER, job.job_id)

@@ -13,6 +13,7 @@ from torch import nn
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.recovery.ladder import FINE_TUNING, NORMALIZATION, NOTHING, recover
 from pruning_server.recovery.objective import Objective, TargetForm
+from pruning_server.recovery.ports import Score
 from pruning_server.recovery.schedule import TrainingPlan
 from pruning_server.spec.request import Loss, Task
 
@@ -72,6 +73,18 @@ def test_nothing_is_kept_where_training_makes_it_worse(classroom: Callable) -> N
         after = state(room)
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert recovered.kept != FINE_TUNING
+
+
+def test_what_is_not_kept_leaves_no_trace(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=1, learning_rate=1e-2))
+    before = state(room)
+    scores = iter(range(100, 0, -1))
+    lesson = dataclasses.replace(room.lesson, judge=lambda: Score(float(next(scores)), 0.0))
+    assert recover(lesson).kept == NOTHING
+    after = state(room)
+    assert "1.num_batches_tracked" in before
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
 
 
 def test_no_epochs_means_no_gradient_step(classroom: Callable) -> None:

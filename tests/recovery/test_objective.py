@@ -16,14 +16,15 @@ SINGLE = OutputFacts(dtype="float32", shape=(1,))
 SCALAR = OutputFacts(dtype="float32", shape=())
 IMAGE = OutputFacts(dtype="float32", shape=(2, 4, 4))
 
-LABELS = TargetFacts(dtype="int64", shape=(), integer=True, binary=False, one_hot=False)
-COLUMN = TargetFacts(dtype="int64", shape=(1,), integer=True, binary=False, one_hot=False)
-BINARY = TargetFacts(dtype="uint8", shape=(), integer=True, binary=True, one_hot=False)
-ONE_HOT = TargetFacts(dtype="float32", shape=(3,), integer=False, binary=True, one_hot=True)
-INTEGER_ONE_HOT = TargetFacts(dtype="int64", shape=(3,), integer=True, binary=True, one_hot=True)
-FLOATS = TargetFacts(dtype="float32", shape=(3,), integer=False, binary=False, one_hot=False)
-NUMBER = TargetFacts(dtype="float64", shape=(), integer=False, binary=False, one_hot=False)
-PIXELS = TargetFacts(dtype="int64", shape=(4, 4), integer=True, binary=False, one_hot=False)
+LABELS = TargetFacts(dtype="int64", shape=(), integer=True, integral=True, binary=False, one_hot=False)
+COLUMN = TargetFacts(dtype="int64", shape=(1,), integer=True, integral=True, binary=False, one_hot=False)
+BINARY = TargetFacts(dtype="uint8", shape=(), integer=True, integral=True, binary=True, one_hot=False)
+ONE_HOT = TargetFacts(dtype="float32", shape=(3,), integer=False, integral=True, binary=True, one_hot=True)
+INTEGER_ONE_HOT = TargetFacts(dtype="int64", shape=(3,), integer=True, integral=True, binary=True, one_hot=True)
+FLOATS = TargetFacts(dtype="float32", shape=(3,), integer=False, integral=False, binary=False, one_hot=False)
+NUMBER = TargetFacts(dtype="float64", shape=(), integer=False, integral=False, binary=False, one_hot=False)
+WHOLE = TargetFacts(dtype="float32", shape=(), integer=False, integral=True, binary=False, one_hot=False)
+PIXELS = TargetFacts(dtype="int64", shape=(4, 4), integer=True, integral=True, binary=False, one_hot=False)
 
 
 def choose(output, targets, task=None, loss=None, *, has_loss_module=False):
@@ -57,6 +58,9 @@ def test_inferred(output, targets, task, loss, form) -> None:
         (LOGITS, INTEGER_ONE_HOT, Task.CLASSIFICATION, None, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.ONE_HOT)),
         (LOGITS, INTEGER_ONE_HOT, Task.MULTILABEL, None, (Task.MULTILABEL, Loss.BCE_WITH_LOGITS, TargetForm.VALUES)),
         (LOGITS, ONE_HOT, None, Loss.BCE_WITH_LOGITS, (Task.MULTILABEL, Loss.BCE_WITH_LOGITS, TargetForm.VALUES)),
+        (LOGITS, WHOLE, Task.CLASSIFICATION, None, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS)),
+        (LOGITS, WHOLE, None, Loss.CROSS_ENTROPY, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS)),
+        (SINGLE, WHOLE, None, None, (Task.REGRESSION, Loss.MSE, TargetForm.VALUES)),
         (LOGITS, FLOATS, None, Loss.L1, (Task.REGRESSION, Loss.L1, TargetForm.VALUES)),
         (LOGITS, LABELS, None, Loss.CROSS_ENTROPY, (Task.CLASSIFICATION, Loss.CROSS_ENTROPY, TargetForm.LABELS)),
         (LOGITS, LABELS, Task.AGREEMENT, None, (Task.AGREEMENT, Loss.MSE, TargetForm.NONE)),
@@ -89,6 +93,7 @@ def test_a_loss_module_leaves_the_task_to_the_targets(targets, task, expected) -
     ("output", "targets", "task", "loss", "reason"),
     [
         (LOGITS, INTEGER_ONE_HOT, None, None, Reason.DATASET_TARGETS),
+        (LOGITS, WHOLE, None, None, Reason.DATASET_TARGETS),
         (LOGITS, NUMBER, None, None, Reason.DATASET_TARGETS),
         (SINGLE, LABELS, None, None, Reason.DATASET_TARGETS),
         (IMAGE, PIXELS, None, None, Reason.DATASET_TARGETS),

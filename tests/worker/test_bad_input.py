@@ -216,6 +216,45 @@ def test_a_loss_module_that_does_not_fit(loss: type[nn.Module], prune: Callable)
     assert "scalar" in failure.text
 
 
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (data(inputs=INPUTS.astype(np.float64)), Reason.MODEL_INPUT_MISMATCH),
+        (data(inputs=INPUTS[:, :4]), Reason.MODEL_INPUT_MISMATCH),
+        (data(targets=None), Reason.DATASET_TARGETS),
+        (data(targets=ONE_HOT), Reason.DATASET_TARGETS),
+        (data(targets=changed(TARGETS, 3, 77)), Reason.DATASET_LABEL_OUT_OF_RANGE),
+    ],
+    ids=["type", "shape", "no targets", "other targets", "label"],
+)
+def test_a_training_set_that_is_not_like_the_validation_set(
+    train: dict[str, np.ndarray], reason: Reason, prune: Callable
+) -> None:
+    failure = prune(zoo.scripted(mlp()), data(), train=train).failure
+    assert failure.reason is reason
+    assert "training set" in failure.text
+
+
+class Inverts(nn.Module):
+    """Divides by what pruning removes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+        self.small = nn.Linear(8, 1, bias=False)
+        nn.init.constant_(self.small.weight, 1e-6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.small(x)
+        return self.linear(x) * (scale / scale)
+
+
+def test_a_pruned_model_that_gives_nan_says_to_prune_less(prune: Callable) -> None:
+    failure = prune(zoo.scripted(Inverts()), data(), target=sparsity(0.3)).failure
+    assert (failure.reason, failure.phase) == (Reason.MODEL_NOT_FINITE, Phase.EVALUATE)
+    assert "less should be pruned" in failure.text
+
+
 def test_a_failure_leaves_no_result(prune: Callable) -> None:
     ran = prune(zoo.scripted(mlp()), data(targets=changed(TARGETS, 0, 50)))
     assert ran.failure.phase is Phase.OBSERVE

@@ -339,6 +339,41 @@ def test_targets_may_be_ignored_for_agreement(prune: Callable) -> None:
     assert ran.report["accuracy"]["original"] == 1.0
 
 
+class FullyConvolutional(nn.Module):
+    """Returns [N, 3, 1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.unsqueeze(-1)).unsqueeze(-1)
+
+
+def test_axes_of_length_one_do_not_matter(prune: Callable) -> None:
+    inputs, targets = table_data(60)
+    model = zoo.scripted(FullyConvolutional())
+    ran = prune(model, {"inputs": inputs, "targets": targets}, target=sparsity(0.3))
+    assert ran.report["accuracy"]["metric"] == "accuracy"
+    floats = prune(
+        model, {"inputs": inputs, "targets": targets.astype(np.float32)},
+        target=sparsity(0.3), task=Task.CLASSIFICATION,
+    )  # fmt: skip
+    assert floats.report["data"]["loss"] == "cross_entropy"
+
+
+@pytest.mark.parametrize("samples", [4, 5, 6, 7, 9])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_smallest_sets_are_split_fitted_and_judged(samples: int, labelled: bool, prune: Callable) -> None:
+    inputs, targets = table_data(samples)
+    data = {"inputs": inputs, "targets": targets} if labelled else {"inputs": inputs}
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    ran = prune(zoo.scripted(net), data, target=sparsity(0.5))
+    assert sum(ran.report["data"]["splits"].values()) == samples
+    assert ran.report["generalization"]["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    ran.check()
+
+
 class Noisy(nn.Module):
     """Draws random numbers at inference."""
 
@@ -386,3 +421,59 @@ def test_regression_with_one_value(prune: Callable) -> None:
     model = zoo.scripted(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1)))
     ran = prune(model, {"inputs": inputs, "targets": targets}, target=sparsity(0.5), loss=Loss.L1)
     assert (ran.report["data"]["task"], ran.report["accuracy"]["metric"]) == ("regression", "r2")
+
+
+class Overwrites(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.mul_(0.5).add_(1.0))
+
+
+class Counts(nn.Module):
+    """Takes batches of every size, and gives other outputs with every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.linear(x) * self.calls
+
+
+@pytest.mark.parametrize("kind", [Overwrites, Counts])
+def test_models_that_leave_traces_of_a_call_pass_the_check(kind: type[nn.Module], prune: Callable) -> None:
+    torch.manual_seed(0)
+    inputs, targets = table_data(60)
+    ran = prune(zoo.scripted(kind()), {"inputs": inputs, "targets": targets}, target=sparsity(0.5))
+    assert ran.check().max_relative_error == 0.0
+
+
+class Alarmed(nn.Module):
+    """Has a state that only some samples change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+        self.register_buffer("alarms", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x) + self.alarms
+        if bool((x > 99.0).any()):
+            self.alarms += 1
+        return y
+
+
+def test_state_that_few_samples_change_is_put_back_too(prune: Callable) -> None:
+    torch.manual_seed(0)
+    inputs, targets = table_data(90)
+    inputs[40:, 0] = 100.0
+    ran = prune(zoo.scripted(Alarmed()), {"inputs": inputs, "targets": targets}, target=sparsity(0.5))
+    assert torch.equal(ran.pruned.alarms, torch.zeros(1))
+    assert ran.report["accuracy"]["loss"]["original"] < 1000

@@ -17,6 +17,8 @@ from pruning_client.spec import Layout, Loss, Scope, Task
 _EPILOG = """\
 exit codes: 0 succeeded, 1 the job failed or the required verdict was not reached, 2 bad usage or bad input,
 3 server unreachable, 4 cancelled, 5 refused otherwise, 130 Ctrl-C (the job goes on)"""
+# As the server has them; another name is refused there, with those that it knows.
+_CRITERIA = ("l1", "l2", "random")
 _RATIO = types.number_in(0, 1, low_open=True)
 
 
@@ -153,14 +155,21 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 def _add_strategy(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("strategy")
-    group.add_argument("--strategy", choices=("static", "dynamic", "conditional"), required=True, help="how to prune")
+    group.add_argument(
+        "--strategy",
+        choices=("static", "dynamic", "conditional"),
+        required=True,
+        help="static: once; dynamic and conditional are not there yet",
+    )
     group.add_argument(
         "--granularity",
         metavar="weight|channel|head|n:m",
         type=types.granularity,
         help="what is removed; 2:4 keeps 2 of every 4 weights (default: weight)",
     )
-    group.add_argument("--criterion", metavar="NAME", help="what counts as small (default: the strategy's own, l1)")
+    group.add_argument(
+        "--criterion", metavar="NAME", help=f"what counts as small: {', '.join(_CRITERIA)} (default: l1)"
+    )
     group.add_argument("--scope", choices=tuple(Scope), help="where scores compete (default: global)")
     group.add_argument("--condition", metavar="EXPR", help="conditional: a comparison over features")
     group.add_argument("--schedule", metavar="NAME", help="dynamic: how sparsity grows")
@@ -169,7 +178,13 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument("--device", metavar="auto|cpu|cuda|cuda:N", type=types.device, default="auto", help="(auto)")
+    group.add_argument(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N",
+        type=types.device,
+        default="auto",
+        help="where the job runs (default: auto)",
+    )
     group.add_argument(
         "--epochs",
         metavar="N",
@@ -177,25 +192,48 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="of fine-tuning (default: automatic; 0: no gradient step)",
     )
     group.add_argument("--no-recovery", action="store_true", help="return the model as pruned")
-    group.add_argument("--seed", metavar="N", type=types.integer_from(0, 2**63 - 1), default=0, help="(0)")
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=types.integer_from(0, 2**63 - 1),
+        default=0,
+        help="of every random choice (default: 0)",
+    )
     group.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=types.number_in(0, 10**9, low_open=True),
-        help="the job's own deadline, from its start",
+        help="the job's own deadline, from its start (default: the server's)",
     )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data", "inputs become (x * scale - mean) / std, per channel")
-    group.add_argument("--task", choices=tuple(Task), metavar="NAME", help=f"what is judged: {', '.join(Task)}")
     group.add_argument(
-        "--loss", metavar="NAME|LOSS.pt", help=f"{', '.join(Loss)}, or a TorchScript module: loss(output, target)"
+        "--task", choices=tuple(Task), metavar="NAME", help=f"what is judged: {', '.join(Task)} (default: inferred)"
     )
-    group.add_argument("--scale", metavar="F", type=types.nonzero_number, help="factor on the stored inputs")
-    group.add_argument("--mean", metavar="A,B,C", type=types.numbers, default=(), help="(--mean=-1,0,1 for negatives)")
-    group.add_argument("--std", metavar="A,B,C", type=types.positive_numbers, default=())
-    group.add_argument("--layout", choices=tuple(Layout), help="order of the axes of stored images")
+    group.add_argument(
+        "--loss",
+        metavar="NAME|LOSS.pt",
+        help=f"{', '.join(Loss)}, or a TorchScript module: loss(output, target) (default: inferred)",
+    )
+    group.add_argument(
+        "--scale",
+        metavar="F",
+        type=types.nonzero_number,
+        help="factor on the stored inputs (default: 1/255 for uint8 into a float model, else 1)",
+    )
+    group.add_argument(
+        "--mean",
+        metavar="A,B,C",
+        type=types.numbers,
+        default=(),
+        help="taken off, per channel (default: 0; --mean=-1,0,1 for negatives)",
+    )
+    group.add_argument(
+        "--std", metavar="A,B,C", type=types.positive_numbers, default=(), help="divided by, per channel (default: 1)"
+    )
+    group.add_argument("--layout", choices=tuple(Layout), help="order of the axes of stored images (default: nchw)")
     _add_arguments(group)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import IO, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Column
@@ -17,9 +17,10 @@ from pruning_client.values import Event, JobState, Snapshot, StateChange
 from pruning_client.values import Progress as JobProgress
 
 # A terminal echoes Ctrl-C as `^C`; in the last column that would wrap, and the bars be drawn a second time below.
-_FREE_COLUMNS = 3
-# What a job is doing before its worker reports.
-_BEFORE_PROGRESS = {
+_FREE_COLUMNS = 2
+_WIDE = 100
+# What a job is doing while its worker reports nothing.
+_WITHOUT_PROGRESS = {
     JobState.QUEUED: "waiting for its turn",
     JobState.RUNNING: "starting",
     JobState.CANCELLING: "cancelling",
@@ -30,12 +31,10 @@ class Bars:
     """Bars that redraw themselves."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._bars = _Rows(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            _Detail(),
-            console=Console(file=stream, markup=False, highlight=False),
-        )
+        console = Console(file=stream, markup=False, highlight=False)
+        self._name_width = 3 * console.width // 10
+        bar = BarColumn(bar_width=24 if console.width >= _WIDE else 12)
+        self._bars = _Rows(TextColumn("{task.description}", markup=False), bar, _Detail(), console=console)
         self._tasks: dict[str, TaskID] = {}
         self._texts: dict[str, str] = {}
 
@@ -47,25 +46,30 @@ class Bars:
         """Moves the bar of the job, and prints what is worth a line."""
         body = event.body
         if isinstance(body, JobProgress):
-            phase, _, detail = describe_progress(body).partition("  ")
-            self._update("job", phase, body.fraction, 1.0, detail)
+            self._progress(body)
             return
         line = describe_event(event)
         if line is not None:
             self.note(line)
         if isinstance(body, Snapshot):
-            self._state(body.job.state, body.job.progress)
+            self._state(body.job.state)
+            if body.job.progress is not None and body.job.state is JobState.RUNNING:
+                self._progress(body.job.progress)
         elif isinstance(body, StateChange):
-            self._state(body.state, None)
+            self._state(body.state)
 
-    def _state(self, state: JobState, progress: JobProgress | None) -> None:
+    def _state(self, state: JobState) -> None:
         if state is JobState.SUCCEEDED:
             self._update("job", "done", 1.0, 1.0, "")
-        elif state in _BEFORE_PROGRESS and progress is None:
-            self._update("job", _BEFORE_PROGRESS[state], 0.0, None, "")
+        elif state in _WITHOUT_PROGRESS:
+            self._update("job", _WITHOUT_PROGRESS[state], 0.0, None, "")
+
+    def _progress(self, progress: JobProgress) -> None:
+        phase, _, detail = describe_progress(progress).partition("  ")
+        self._update("job", phase, progress.fraction, 1.0, detail)
 
     def _update(self, key: str, text: str, done: float, total: float | None, detail: str) -> None:
-        shown, more = printable(text, 60), printable(detail, 200)
+        shown, more = printable(text, self._name_width), printable(detail, 200)
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(shown, total=total, detail=more)
         is_news = self._texts.get(key) != shown
@@ -92,7 +96,17 @@ class _Rows(Progress):
     """Rows that stay clear of the terminal's last columns."""
 
     def get_renderable(self) -> RenderableType:
-        return Constrain(super().get_renderable(), max(self.console.width - _FREE_COLUMNS, 1))
+        return _Clear(super().get_renderable())
+
+
+class _Clear:
+    """Something drawn clear of the terminal's last columns."""
+
+    def __init__(self, content: RenderableType) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Constrain(self._content, max(options.max_width - _FREE_COLUMNS, 1))
 
 
 class _Detail(TextColumn):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Pipes have no width; a table in one should not be cut.
 _PIPE_WIDTH = 200
+_UNLIMITED = 10_000
 
 
 class Output:
@@ -70,9 +71,7 @@ class Output:
             self.note(f"  try again in {error.retry_after_seconds:g} s")
         self.answer_job(job=job, state=state, reason=error.reason, message=error.message)
 
-    def table(
-        self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()
-    ) -> None:
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()) -> None:
         """Prints a table; not with `--json`. Without any header it has no header row.
 
         Columns named in `optional` are left out, in that order, until the table fits the terminal.
@@ -87,7 +86,7 @@ class Output:
         left_out: set[str] = set()
         table = _table(headers, rows, left_out)
         for name in optional:
-            if console.measure(table).maximum <= console.width:
+            if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
                 break
             left_out.add(name)
             table = _table(headers, rows, left_out)

@@ -20,11 +20,14 @@ from pruning_client.reading import (
     verdict_sentence,
 )
 from pruning_client.text import bytes_text, duration_text, printable
+from pruning_client.values import Phase
 
 _VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE")
 _PHASE_SHARE_FLOOR = 0.002
 # Longer lists of objects, such as the history of epochs, are for programs.
 _LISTED = 3
+# Names that end so are counts, which people read in groups of three digits.
+_COUNTS = ("weights", "samples", "bytes")
 # A page that lists more layers than anyone reads becomes slow; the JSON has all of them.
 MAX_ROWS = 2000
 
@@ -57,6 +60,7 @@ class PageView:
     verdict: str
     verdict_class: str
     sentence: str
+    metric: str
     accuracy: list[Row]
     interval: IntervalDrawing | None
     interval_label: str
@@ -66,6 +70,8 @@ class PageView:
     layers_left_out: int
     frozen: list[Row]
     strategy: list[Row]
+    recovery: list[Row]
+    candidates: list[Row]
     data: list[Row]
     warnings: list[str]
     timings: list[Row]
@@ -84,6 +90,7 @@ def build_view(report: Section) -> PageView:
         verdict=verdict if verdict in _VERDICTS else "NO VERDICT",
         verdict_class=verdict.lower() if verdict in _VERDICTS else "none",
         sentence=verdict_sentence(report).removeprefix(f"{verdict}: "),
+        metric=metric,
         accuracy=_accuracy(accuracy, metric),
         interval=_drawing(accuracy, judged),
         interval_label=f"{metric}, pruned minus original: {interval_text(metric, interval(accuracy))}",
@@ -92,7 +99,9 @@ def build_view(report: Section) -> PageView:
         layers=layers[:MAX_ROWS],
         layers_left_out=max(len(layers) - MAX_ROWS, 0),
         frozen=[_frozen(finding) for finding in items(report, "frozen")[:MAX_ROWS]],
-        strategy=_facts(section(report, "strategy")),
+        strategy=_facts(section(report, "strategy"), leave_out=("notes", "recovery")),
+        recovery=_facts(section(report, "strategy", "recovery"), leave_out=("history", "select")),
+        candidates=_candidates(section(report, "strategy", "recovery"), metric),
         data=_facts(section(report, "data"), leave_out=("warnings",)),
         warnings=[
             printable(line)
@@ -227,8 +236,23 @@ def _frozen(finding: object) -> Row:
     )
 
 
+def _candidates(recovery: Section, metric: str) -> list[Row]:
+    return [
+        Row(
+            _words(text(tried, "name")),
+            (
+                metric_text("loss", number(tried, "loss")),
+                metric_text(metric, number(tried, "metric")),
+                "kept" if isinstance(tried, dict) and tried.get("kept") is True else "",
+            ),
+        )
+        for tried in items(recovery, "select")[:MAX_ROWS]
+    ]
+
+
 def _timings(timings: Section) -> list[Row]:
-    seconds = {name: number(timings, name) for name in timings}
+    order = {str(phase): index for index, phase in enumerate(Phase)}
+    seconds = {name: number(timings, name) for name in sorted(timings, key=lambda name: order.get(name, len(order)))}
     known = {name: value for name, value in seconds.items() if value is not None and value >= 0}
     longest = max(known.values(), default=0.0) or 1.0
     return [
@@ -240,16 +264,20 @@ def _timings(timings: Section) -> list[Row]:
 def _facts(values: Section, leave_out: tuple[str, ...] = ()) -> list[Row]:
     """Every value that is set, as text, in the report's order."""
     return [
-        Row(printable(name.replace("_", " "), 80), (_fact(value),))
+        Row(_words(name), (_fact(value, name),))
         for name, value in values.items()
         if name not in leave_out and value not in (None, "", [], {})
     ]
 
 
-def _fact(value: object) -> str:
+def _fact(value: object, name: str = "") -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{printable(key, 80)} {_fact(inner)}" for key, inner in value.items() if inner is not None)
+        if set(value) == {"kind", "value"}:  # a target
+            return f"{_fact(value['kind'])} {_fact(value['value'])}"
+        return ", ".join(f"{_words(key)} {_fact(inner, key)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, list):
+        if name == "shape":
+            return f"of each sample {_shape(value)}" if value else "one number per sample"
         if len(value) > _LISTED and any(isinstance(inner, dict | list) for inner in value):
             return f"{len(value)} entries in the JSON report"
         return ", ".join(_fact(inner) for inner in value)
@@ -257,7 +285,11 @@ def _fact(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return printable(value, 400)
+    return _count(value) if isinstance(value, int) and name.endswith(_COUNTS) else printable(value, 400)
+
+
+def _words(name: object) -> str:
+    return printable(name, 80).replace("_", " ")
 
 
 def _percent(fraction: float) -> float:

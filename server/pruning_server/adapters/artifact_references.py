@@ -32,11 +32,15 @@ def link_results(connection: sqlite3.Connection, job_id: str, artifact_ids: Iter
 
 
 def release_results(connection: sqlite3.Connection, job_id: str, now: float) -> None:
-    """Lets the next collection delete what only this job made and nobody else needs; call before deleting the job."""
+    """Lets the next collection delete what only this job made and nobody else needs; call before deleting the job.
+
+    What is kept for longer than this job was prolonged since: another run has made the same file, and is about to say so.
+    """
     connection.execute(
         """
         UPDATE artifacts SET expire_time = min(expire_time, :now)
         WHERE announced = 0
+          AND expire_time <= (SELECT expire_time FROM jobs WHERE job_id = :job_id)
           AND artifact_id IN (SELECT artifact_id FROM job_artifacts WHERE job_id = :job_id AND role = 'result')
           AND artifact_id NOT IN (SELECT artifact_id FROM job_artifacts WHERE job_id != :job_id)
         """,

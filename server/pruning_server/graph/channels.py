@@ -21,11 +21,15 @@ FIXED = -1
 
 @dataclass(frozen=True)
 class Cause:
-    """Why something cannot be removed: the op, where it stands in the model's code, and the reason for the user."""
+    """Why something cannot be removed: the op, where it stands in the model's code, and the reason for the user.
+
+    `expected` ones, such as the extent of a kernel, are no news and are not reported.
+    """
 
     op: str
     source: str
     reason: str
+    expected: bool = False
 
 
 class Channels:
@@ -70,7 +74,7 @@ class Channels:
         different = left != right
         pairs = np.stack([left[different], right[different]], axis=-1)
         for first, second in np.unique(pairs, axis=0).tolist() if len(pairs) else ():
-            if first == FIXED or second == FIXED:
+            if FIXED in {first, second}:
                 self._freeze(self.find(max(first, second)), [cause])
             else:
                 self._join(self.find(first), self.find(second))

@@ -45,7 +45,13 @@ class Instance:
 
 
 class Domain:
-    """What values are and what ops do with them. This one: tensors and numbers as they are."""
+    """What values are and what ops do with them. This one: tensors and numbers as they are.
+
+    Attributes:
+        explores: branches that a run does not take are run too, where that has no effects, and merged.
+    """
+
+    explores = False
 
     def constant(self, step: Step, value: Any) -> Any:
         """A constant of the graph as a value."""
@@ -77,6 +83,9 @@ class Domain:
 
     def repeat(self, step: Step, before: Sequence[Any], after: Sequence[Any]) -> None:
         """A loop whose number of rounds may differ in another run turned `before` into `after` in one round."""
+
+    def merge(self, step: Step, taken: Sequence[Any], other: Sequence[Any]) -> None:
+        """Another run may take the other branch, which gives `other` in the place of `taken`."""
 
     def skip(self, step: Step, block: Program, captured: Sequence[Any], results: Sequence[Any]) -> None:
         """Another run may enter `block`, which this one did not: it reads `captured` and would replace `results`."""
@@ -337,9 +346,19 @@ class _Frame:
         if fixed or other.raises:
             settled = {out for inner, out in zip(taken.outputs, step.outputs, strict=True) if inner in self._fixed}
             self._fixed |= settled
-        else:
+        elif not self._explored(step, other, results):
             self._domain.skip(step, other, captured, results)
         return results
+
+    def _explored(self, step: Step, block: Program, results: Sequence[Any]) -> bool:
+        """Runs the branch that was not taken and lets the domain merge it; False where that is not possible."""
+        if not (self._domain.explores and block.harmless):
+            return False
+        try:
+            self._domain.merge(step, results, self._block(block))
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+            return False  # it was never meant for these values
+        return True
 
     def _loop(self, step: Step, args: list[Any]) -> list[Any]:
         (body,) = step.blocks

@@ -166,7 +166,8 @@ def _attention(_: NodeShapes, seen: _Inputs, __: Mapping[int, Shape]) -> int:
 
 def _fused_attention(node: NodeShapes, seen: _Inputs, _: Mapping[int, Shape]) -> int:
     """Fused attention blocks: every matrix meets every token, and every token meets every token twice."""
-    matrices = [shape for _, shape in node.stored if len(shape) == 2]
+    weights = [shape for index, name in enumerate(node.arguments) if "weight" in name for shape in seen.get(index, ())]
+    matrices = [shape for shape in weights if len(shape) == 2]
     if not matrices:
         raise ValueError(node.op)
     batch, length, width = _tensor(seen, 0)

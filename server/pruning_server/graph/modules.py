@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pruning_server.graph.ir import method_names as exported_methods
 from pruning_server.graph.slots import get_tensor
-from pruning_server.graph.state import StateGuard
+from pruning_server.graph.state import StateGuard, writes_state
 from pruning_server.graph.survey import find_weights
 from pruning_server.graph.values import KERNEL_KINDS, FrozenUse, Weight, WeightKind, WeightSurvey
 
@@ -18,4 +18,5 @@ __all__ = [
     "exported_methods",
     "find_weights",
     "get_tensor",
+    "writes_state",
 ]

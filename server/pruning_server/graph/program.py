@@ -36,6 +36,21 @@ _STRUCTURE = frozenset(
         "aten::_unwrap_optional",
     }
 )
+_EFFECTS = frozenset(
+    {
+        "prim::SetAttr",
+        "prim::CallMethod",
+        "prim::CallFunction",
+        "prim::PythonOp",
+        "prim::fork",
+        "prim::Enter",
+        "prim::Exit",
+        "aten::set_grad_enabled",
+        "aten::manual_seed",
+        "aten::batch_norm",
+        "aten::instance_norm",
+    }
+)
 _RANDOM = frozenset({"aten::rand", "aten::randint", "aten::seed", "aten::initial_seed", "prim::TimePoint"})
 
 
@@ -74,12 +89,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """A block in the order of execution; `raises`: it always ends in an exception."""
+    """A block in the order of execution.
+
+    Attributes:
+        inputs: numbers of its own inputs.
+        steps: its nodes.
+        outputs: numbers of the values that it returns.
+        raises: it always ends in an exception.
+        harmless: running it changes nothing but its own values.
+    """
 
     inputs: tuple[int, ...]
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     raises: bool
+    harmless: bool
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,10 @@ def _block(block: ir.Block, inputs: Sequence[ir.Value]) -> Program:
         or (step.blocks and all(inner.raises for inner in step.blocks) and step.op == "prim::If")
         for step in steps
     )
-    return Program(tuple(value.unique() for value in inputs), tuple(steps), outputs, bool(raises))
+    harmless = not any(
+        step.writes or step.op in _EFFECTS or not all(inner.harmless for inner in step.blocks) for step in steps
+    )
+    return Program(tuple(value.unique() for value in inputs), tuple(steps), outputs, bool(raises), harmless)
 
 
 def _step(node: ir.Node, blocks: tuple[Program, ...], later: set[int], own: set[int]) -> Step:

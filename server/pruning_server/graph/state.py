@@ -73,6 +73,13 @@ class StateGuard:
         return _Snapshot(owner, path[-1], value, contents)
 
 
+def writes_state(module: torch.jit.ScriptModule) -> bool:
+    """Whether `forward` can write to anything that the module holds, normalization statistics aside."""
+    places = find_places(module)
+    findings = analyse(places, {"forward": ir.inlined_copy(module, "forward")})
+    return not {*findings.written, *findings.rescaled} <= _statistics(places, findings)
+
+
 def _guarded(places: Places, findings: Findings, skipped: frozenset[Path]) -> Iterator[tuple[ir.Module, Path]]:
     written = {*findings.written, *findings.rescaled}
     for path, owner in places.modules.items():

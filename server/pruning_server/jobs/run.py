@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pruning_server.errors import NotFoundError, Reason
 from pruning_server.jobs.admission import strategy_name
@@ -32,6 +33,8 @@ PROGRESS_INTERVAL_SECONDS = 0.5
 # Every epoch is worth an event, unless epochs take milliseconds: each event is a durable transaction.
 EPOCH_INTERVAL_SECONDS = 0.05
 MAX_LOG_CHARACTERS = 4000
+MAX_METRICS = 32
+MAX_METRIC_CHARACTERS = 100
 SETTLE_BACKOFF_SECONDS = (0.1, 0.5, 2.0, 10.0)
 
 STOPPED_MESSAGE = "The server was stopped while the job ran; the job is queued again and this run is not counted."
@@ -234,7 +237,7 @@ def _time_of(events: Sequence[Event], state: JobState) -> float | None:
 
 
 def _sound(progress: Progress, floor: float) -> Progress:
-    """The progress with a fraction in [floor, 1], and without numbers that JSON cannot carry."""
+    """The progress with a fraction in [floor, 1], without numbers that JSON cannot carry, and not above a few kilobytes."""
     fraction = progress.fraction if math.isfinite(progress.fraction) else floor
     remaining = progress.remaining_seconds
     return Progress(
@@ -243,8 +246,14 @@ def _sound(progress: Progress, floor: float) -> Progress:
         epoch=max(0, progress.epoch),
         epochs=max(0, progress.epochs),
         remaining_seconds=remaining if remaining is not None and math.isfinite(remaining) and remaining >= 0 else None,
-        metrics={name: value for name, value in progress.metrics.items() if math.isfinite(value)},
+        metrics=dict(itertools.islice(_sound_metrics(progress.metrics), MAX_METRICS)),
     )
+
+
+def _sound_metrics(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        if math.isfinite(value) and len(name) <= MAX_METRIC_CHARACTERS:
+            yield name, value
 
 
 def _printable(text: str) -> str:

@@ -144,13 +144,14 @@ class JobService:
 
     def cancel(self, owner: str, job_id: str) -> Job:
         """Cancels a job: at once if it waits, else as soon as its worker is gone; a job that has ended stays as it is."""
-        # One at a time, so that "it waited, and is cancelled now" is counted by exactly one caller.
+        # One at a time: a job that was not being cancelled before, and is CANCELLED now, waited, and is counted by exactly
+        # one caller. It may have run before, and been queued again between the two lines.
         with self._cancel_lock:
             before = self._store.get(owner, job_id)
             after = self._store.request_cancel(owner, job_id)
         if after.state is JobState.CANCELLING:
             self._runs.cancel(job_id)
-        elif before.state is JobState.QUEUED and after.state is JobState.CANCELLED:
+        elif before.state in {JobState.QUEUED, JobState.RUNNING} and after.state is JobState.CANCELLED:
             self._metrics.job_completed(after, device_type(after.device))
             self._runs.wake()
         return after

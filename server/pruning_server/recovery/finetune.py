@@ -5,6 +5,7 @@ Zeros stay exactly zero after every step. The learning rate is tried out where t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
     Source: Han, Pool, Tran and Dally, 2015, arXiv 1506.02626 (retraining under a fixed mask).
     """
     torch.manual_seed(lesson.plan.seed)
-    origin = Checkpoint.of(lesson.tensors())
+    origin = Checkpoint.of(lesson.tensors)
     rate, trial = (lesson.plan.learning_rate, None) if lesson.plan.learning_rate else _try_rates(lesson, origin)
     done = _train(lesson, rate, start)
     candidates = [(done.best, done.best_weights)] + ([(trial.best, trial.best_weights)] if trial else [])
@@ -97,9 +98,10 @@ def _try_rates(lesson: Lesson, origin: Checkpoint) -> tuple[float, _Pass]:
         score = _judged(lesson)
         fraction = TRIAL_SHARE * (number + 1) / len(TRIED_LEARNING_RATES)
         lesson.progress(epoch=0, epochs=lesson.plan.epochs, fraction=fraction, metrics={}, samples=trainer.samples)
-        if best is None or score.loss < best_loss:
-            best_rate, best_loss = rate, score.loss
-            best = _Pass(score, Checkpoint.of(lesson.tensors()), (), ())
+        loss = score.loss if math.isfinite(score.loss) else float("inf")
+        if best is None or loss < best_loss:
+            best_rate, best_loss = rate, loss
+            best = _Pass(score, Checkpoint.of(lesson.tensors), (), ())
     origin.restore()
     return best_rate, best or _Pass(Score(float("nan"), float("nan")), None, (), ())
 
@@ -124,7 +126,7 @@ def _train(lesson: Lesson, rate: float, start: Score) -> _Pass:
         )
         since_best += 1
         if score.beats(best):
-            best, weights, since_best = score, Checkpoint.of(lesson.tensors()), 0
+            best, weights, since_best = score, Checkpoint.of(lesson.tensors), 0
         if trainer.diverged:
             notes.append(f"Training stopped in epoch {epoch}: its gradients were no longer finite.")
             break

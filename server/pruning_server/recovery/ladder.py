@@ -85,7 +85,7 @@ def recover(lesson: Lesson) -> Recovered:
 
 def _prepared(lesson: Lesson) -> tuple[Lesson, list[str], bool]:
     """The lesson in a mode in which the model can be trained, notes, and whether a gradient reaches its weights."""
-    checkpoint = Checkpoint.of(lesson.tensors())
+    checkpoint = Checkpoint.of(lesson.tensors)
     notes: list[str] = []
     problem: Exception | None = None
     for variant in _variants(lesson):
@@ -116,7 +116,7 @@ def _variants(lesson: Lesson) -> Iterator[Lesson]:
 def _fine_tuned(lesson: Lesson, best: Score, notes: list[str]) -> FineTuned | None:
     if lesson.plan.epochs == 0:
         return None
-    checkpoint = Checkpoint.of(lesson.tensors())
+    checkpoint = Checkpoint.of(lesson.tensors)
     try:
         tuned = fine_tune(lesson, best)
     except TRAINING_ERRORS as error:
@@ -130,7 +130,7 @@ def _fine_tuned(lesson: Lesson, best: Score, notes: list[str]) -> FineTuned | No
 def _normalized(lesson: Lesson, notes: list[str]) -> tuple[Score, Checkpoint] | None:
     if not lesson.training_mode:
         return None
-    checkpoint = Checkpoint.of(lesson.tensors())
+    checkpoint = Checkpoint.of(lesson.tensors)
     try:
         changed = reestimate(lesson.student, lesson.data, lesson.plan.batch_size, lesson.plan.seed)
     except TRAINING_ERRORS as error:

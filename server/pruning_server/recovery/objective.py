@@ -44,6 +44,7 @@ class TargetFacts:
     dtype: str
     shape: tuple[int, ...]
     integer: bool
+    integral: bool  # only whole numbers occur, whatever the type
     binary: bool  # only 0 and 1 occur
     one_hot: bool  # [N, C] of 0 and 1, with a single 1 per row
 
@@ -156,7 +157,7 @@ def _classification(
     if targets.one_hot and named and elements(output.shape) == elements(targets.shape):
         form = TargetForm.ONE_HOT
         notes.append("One-hot targets were read as class numbers.")
-    elif targets.integer and _labels_fit(output, targets):
+    elif (targets.integer or targets.integral) and _labels_fit(output, targets):
         form = TargetForm.LABELS
     else:
         raise JobFailureError(Reason.DATASET_TARGETS, _mismatch(output, targets))

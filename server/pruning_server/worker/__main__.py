@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruning_server.errors import ServiceError
 from pruning_server.jobs.events import WorkerMessage
 from pruning_server.spec.base import to_json
 from pruning_server.worker.channel import Channel
@@ -69,6 +71,8 @@ def _last_message(arguments: argparse.Namespace, channel: Channel) -> WorkerMess
             return commands.check(folder)
         return commands.run(folder, story)
     except Exception as error:  # noqa: BLE001 - whatever ends a run must be told to the server, as its last message
+        if not isinstance(error, ServiceError):
+            traceback.print_exc()
         return failure_message(error, story.phase)
 
 

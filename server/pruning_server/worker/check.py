@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.modules import StateGuard, get_tensor
 from pruning_server.graph.training import thaw
 from pruning_server.jobs.events import CheckPassed
 from pruning_server.jobs.workspace import EXPECTED_FILE, PRUNED_FILE
@@ -64,7 +64,7 @@ def _run_error(module: torch.jit.ScriptModule, run: StoredRun, expected: Expecte
     ]
     wanted = [expected.tensor(stored, device) for stored in run.outputs]
     torch.manual_seed(expected.meta.seed)
-    with torch.no_grad():
+    with torch.no_grad(), StateGuard(module):
         return relative_error(all_tensors(module(*arguments)), wanted)
 
 

@@ -13,6 +13,7 @@ from pruning_server.evaluation.metrics import Metric
 from pruning_server.recovery.losses import LossFunction, shape_target
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Score
+from pruning_server.spec.request import Task
 from pruning_server.worker.feeding import Feed, Rows
 from pruning_server.worker.running import Subject
 
@@ -71,7 +72,9 @@ class Judging:
         """What the loss compares the rows' outputs with; None where that is the original's output itself."""
         if self.objective.form is TargetForm.NONE:
             return None
-        return shape_target(self.feed.targets(rows), reference, self.objective)
+        # Where agreement is judged, targets that were sent along are not the truth.
+        stored = None if self.objective.task is Task.AGREEMENT else self.feed.targets(rows)
+        return shape_target(stored, reference, self.objective)
 
     def outputs(self, subject: Subject, rows: Rows, done: Callable[[float, int], None] | None = None) -> Outputs:
         """Runs the model over the rows; `done` hears the fraction and the samples of each pass.
@@ -106,6 +109,8 @@ class Judging:
 
     def metric_of(self, outputs: Outputs, reference: np.ndarray) -> np.ndarray:
         """The metric of each sample; of a metric such as R2, relative to these rows alone."""
+        if self.metric.compares_with_original:
+            return self.metric.per_sample(outputs.values, None, reference)
         targets = []
         for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
             block = slice(start, start + LOSS_BLOCK_ROWS)

@@ -50,9 +50,14 @@ class Subject:
         return cls(module, rule, state)
 
     def output(self, inputs: tuple[object, ...]) -> torch.Tensor:
-        """The judged output of one call, with the samples first; gradients as the caller set them."""
+        """The judged output of one call, with the samples first; gradients as the caller set them.
+
+        An output with a single axis of length above 1 per sample, such as [N, C, 1, 1], is [N, C].
+        """
         selected = select_output(self.module(*inputs), self.rule.selector)
-        return selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
+        output = selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
+        wide_axes = sum(size != 1 for size in output.shape[1:])
+        return output.flatten(1) if output.ndim > 2 and wide_axes <= 1 else output
 
     def outputs(self, feed: Feed, rows: Rows, batch_size: int) -> Iterator[tuple[Rows, torch.Tensor]]:
         """Runs the rows in order, without gradients, and yields (rows, output) per batch.

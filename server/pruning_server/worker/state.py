@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 
 from pruning_server.graph import ir
-from pruning_server.graph.modules import StateGuard
+from pruning_server.graph.modules import StateGuard, writes_state
 from pruning_server.graph.slots import dotted, find_places
+from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.running import CallRule
 
 
+# A state may change only with certain samples, such as one after an alarm.
+SEARCHED_ROWS = 512
+SEARCH_BATCH = 16
+
+
 def find_state(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> frozenset[str]:
     """Dotted names of the buffers and attributes that calling the model changes; the model is left as it was."""
-    rows = [row % len(feed.samples) for row in range(rule.exact_batch or 1)]
+    size = rule.exact_batch or 1
+    changed = _changed(module, feed, [range(size)])
+    if changed or not writes_state(module):
+        return changed
+    size = rule.exact_batch or SEARCH_BATCH
+    last = min(SEARCHED_ROWS, len(feed.samples))
+    return _changed(module, feed, [range(start, start + size) for start in range(0, last, size)])
+
+
+def _changed(module: torch.jit.ScriptModule, feed: Feed, batches: Sequence[range]) -> frozenset[str]:
+    """What calls with these samples change; those after one that raised are left out, as judging meets it again."""
     with StateGuard(module):
         before = _attributes(module)
-        with torch.no_grad():
-            module(*feed.inputs(rows))
+        with torch.no_grad(), suppress(*MODEL_ERRORS):
+            for rows in batches:
+                module(*feed.inputs([row % len(feed.samples) for row in rows]))
         after = _attributes(module)
     return frozenset(name for name, value in before.items() if not _equal(value, after.get(name)))
 

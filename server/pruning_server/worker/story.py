@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -96,7 +97,8 @@ class Story:
             epoch=epoch,
             epochs=epochs,
             remaining_seconds=remaining,
-            metrics=metrics or {},
+            # JSON has no word for what is not a number.
+            metrics={name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
         )
         self._sink.send(ProgressMade(progress=progress))
 

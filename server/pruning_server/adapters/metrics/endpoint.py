@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from socketserver import TCPServer, ThreadingMixIn
@@ -13,6 +14,8 @@ from pruning_server.errors import InvalidRequestError
 
 _MAX_CONNECTIONS = 16
 _SOCKET_TIMEOUT_SECONDS = 10.0
+# Above what Prometheus waits for a scrape.
+_CONNECTION_SECONDS = 30.0
 # How soon `close` is noticed.
 _POLL_SECONDS = 0.2
 
@@ -78,6 +81,12 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _hang_up(connection: socket.socket) -> None:
+    """Ends a connection under whoever serves it."""
+    with contextlib.suppress(OSError):  # It may just have been closed.
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(WSGIRequestHandler):
     """Logs nothing: a scrape every few seconds would bury the log; and gives a silent client up."""
 
@@ -115,10 +124,14 @@ class _Server(ThreadingMixIn, WSGIServer):
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
     ) -> None:
-        """Serves one connection and makes room for the next."""
+        """Serves one connection, for a while at most, and makes room for the next."""
+        deadline = threading.Timer(_CONNECTION_SECONDS, _hang_up, (request,))
+        deadline.daemon = True
+        deadline.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:

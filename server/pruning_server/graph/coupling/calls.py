@@ -41,9 +41,9 @@ class Call:
         """The first argument."""
         return next(iter(self.arguments.values()))
 
-    def cause(self, reason: str) -> Cause:
+    def cause(self, reason: str, *, expected: bool = False) -> Cause:
         """A reason with this op and its source line."""
-        return Cause(self.op, self.source, reason)
+        return Cause(self.op, self.source, reason, expected)
 
     # --- Results ------------------------------------------------------------------------------------------------------
 

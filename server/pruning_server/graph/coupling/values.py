@@ -29,7 +29,7 @@ class AxisMap:
 
     def covers(self, axis: int) -> bool:
         """Whether the coordinates on this axis are labelled by it."""
-        return self.ids.shape[axis] > 1
+        return int(self.ids.shape[axis]) > 1
 
     def aligned(self, dims: int) -> AxisMap:
         """The same map for a value that is broadcast to `dims` axes."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pruning_server.errors import JobFailureError
 from pruning_server.evaluation.cost import count_parameters, measure_latency
 from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
 from pruning_server.graph.modules import StateGuard
@@ -73,7 +74,11 @@ def _compare(
     subject: Subject, judging: Judging, rows: np.ndarray, original: Judged, story: Story
 ) -> tuple[PairedValues, bool]:
     """Both models' values on the rows, and whether every output is the same."""
-    outputs = judging.outputs(subject, rows, lambda _, samples: story.count(samples_evaluated=samples))
+    try:
+        outputs = judging.outputs(subject, rows, lambda _, samples: story.count(samples_evaluated=samples))
+    except JobFailureError as error:
+        text = f"The pruned model cannot be judged, so that less should be pruned: {error.message}"
+        raise JobFailureError(error.reason, text, metadata=error.metadata) from error
     story.progress(0.3)
     reference = original.reference.values[rows]
     theirs, ours = judging.values(outputs, reference), original.values

@@ -22,6 +22,6 @@ def export(job: WorkerJob, folder: RunFolder, results: Results, story: Story) ->
     return RunSucceeded(
         verdict=report.generalization.verdict,
         sparsity=report.strategy.achieved_sparsity,
-        accuracy_drop=-report.accuracy.delta,
+        accuracy_drop=0.0 - report.accuracy.delta,
         device_type=job.device.split(":", 1)[0],
     )

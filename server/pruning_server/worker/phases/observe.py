@@ -19,7 +19,7 @@ from pruning_server.recovery.losses import build_loss, check_loss
 from pruning_server.recovery.objective import Link, Objective, choose_objective
 from pruning_server.spec.request import PruningSpec, StaticStrategy
 from pruning_server.worker.calling import find_call
-from pruning_server.worker.facts import check_labels, output_facts, target_facts
+from pruning_server.worker.facts import check_alike, check_labels, output_facts, target_facts
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.judging import Judging, require_numbers
@@ -28,7 +28,8 @@ from pruning_server.worker.running import CallRule, Subject
 from pruning_server.worker.state import find_state
 from pruning_server.worker.story import Story
 
-OBSERVED_ROWS = 256
+# Few, as a slow model has a minute for this phase.
+OBSERVED_ROWS = 32
 DEFAULT_BATCH_SIZE = 64
 
 
@@ -99,6 +100,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
     )
     train_judging = None
     if loaded.train is not None:
+        check_alike(loaded.validation, loaded.train, objective)
         train_judging = replace(judging, feed=replace(call.feed, samples=loaded.train))
         check_labels(loaded.train, objective)
     check_labels(loaded.validation, objective)

@@ -13,6 +13,7 @@ from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard, exported_methods, get_tensor
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
+from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.carrying import carry_over
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
 from pruning_server.worker.copies import HALF
@@ -60,7 +61,7 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     portable = replace(loaded.archive, device="cpu")
     final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
     content, version = _archive_bytes(final, loaded.archive.extra_files)
-    in_memory = _runs(final.to(loaded.archive.device).eval(), observed, observed.feed)
+    in_memory = _runs(_on_device(final, loaded.archive).eval(), observed, observed.feed)
     delivered = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
     _require_same_clothes(loaded.archive.load(), delivered)
     weights = thaw(delivered)
@@ -73,6 +74,15 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
         kept = _runs(trained.module.eval(), observed, trained.feed)
         _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
     return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed), version)
+
+
+def _on_device(module: torch.jit.ScriptModule, archive: ModelArchive) -> torch.jit.ScriptModule:
+    """The module on the job's device; `.to` would leave the constants of a frozen archive behind."""
+    if archive.device == "cpu":
+        return module
+    saved = io.BytesIO(module.save_to_buffer())
+    moved: torch.jit.ScriptModule = torch.jit.load(saved, map_location=archive.device)
+    return moved
 
 
 def _trained_tolerance(module: torch.jit.ScriptModule) -> float:
@@ -92,10 +102,12 @@ def _runs(module: torch.jit.ScriptModule, observed: Observed, feed: Feed) -> lis
     samples = len(feed.samples)
     runs: list[Run] = []
     for size in observed.batch_sizes:
-        arguments = feed.inputs([row % samples for row in range(size)])
+        rows = [row % samples for row in range(size)]
         torch.manual_seed(observed.rule.seed)
         with torch.no_grad(), StateGuard(module):
-            runs.append((arguments, module(*arguments)))
+            output = module(*feed.inputs(rows))
+        # Arguments of their own, as a model may write to its inputs.
+        runs.append((feed.inputs(rows), output))
     return runs
 
 

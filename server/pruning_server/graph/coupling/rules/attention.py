@@ -30,7 +30,7 @@ def _rows(call: Call, value: Labelled, keep: int | None) -> tuple[Maps, tuple[in
     """A tensor as an operand that is broadcast to the result: of its last two axes only `keep` is the result's."""
     dims = len(value.shape)
     gone = [axis for axis in (dims - 2, dims - 1) if keep is None or axis != dims + keep]
-    maps = call.held(value, gone, "attention goes over this axis") if keep != -1 else call.held(value, [dims - 2], "attention goes over this axis")
+    maps = call.held(value, gone, "attention goes over this axis")
     shape = tuple(1 if axis in gone else size for axis, size in enumerate(value.shape))
     return maps, shape
 

@@ -33,7 +33,9 @@ def convolve(call: Call) -> list[Any]:
     space = len(weight.shape) - 2
     axis = len(value.shape) - space - 1
     call.held(value, range(axis + 1, len(value.shape)), _SLIDES)
-    call.held(weight, range(2, len(weight.shape)), "it is the extent of a kernel")
+    for one in weight.maps:
+        if min(one.axes) >= 2:
+            call.channels.freeze(one.ids, call.cause("it is the extent of a kernel", expected=True))
     taken, made = (0, 1) if transposed else (1, 0)
     parts = _Parts(
         groups=int(call["groups"]),

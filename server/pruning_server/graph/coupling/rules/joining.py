@@ -24,9 +24,7 @@ def concatenate(call: Call) -> list[Any]:
 
 
 def _joined(lines: Sequence[Ids | None], parts: Sequence[Labelled], axis: int) -> Maps:
-    whole = [
-        unlabelled([part.shape[axis]]) if line is None else line for line, part in zip(lines, parts, strict=True)
-    ]
+    whole = [unlabelled([part.shape[axis]]) if line is None else line for line, part in zip(lines, parts, strict=True)]
     joined = np.concatenate(whole)
     return () if is_unlabelled(joined) else single(joined, axis, len(parts[0].shape))
 

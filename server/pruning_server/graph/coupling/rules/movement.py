@@ -20,6 +20,9 @@ _MOVES = """
     atleast_1d atleast_2d atleast_3d
 """
 
+# Views of a repeated label would need memory of its own.
+_NEEDS_LAYOUT = frozenset({"aten::view", "aten::view_as", "aten::_unsafe_view"})
+
 
 def move(call: Call) -> list[Any]:
     """Labels go where the elements go; a channel's index that comes to lie on several axes must stay a box."""
@@ -35,7 +38,8 @@ def move(call: Call) -> list[Any]:
 def _moved(call: Call, source: Labelled, maps: Maps) -> list[Any]:
     found: list[list[list[Ids]]] = []
     for one in maps:
-        results = call.rerun(as_tensor(one, source.shape))
+        labels = as_tensor(one, source.shape)
+        results = call.rerun(labels.contiguous() if call.op in _NEEDS_LAYOUT else labels)
         found.append([[from_tensor(part) for part in _parts(result)] for result in results])
     outputs: list[Any] = []
     for index, result in enumerate(call.results):

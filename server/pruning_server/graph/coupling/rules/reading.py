@@ -65,5 +65,7 @@ RULES: Mapping[str, Rule] = {
         ],
         nothing,
     ),
-    **named("numel stride storage_offset item Bool Int Float IntImplicit FloatImplicit equal allclose is_nonzero", elements),
+    **named(
+        "numel stride storage_offset item Bool Int Float IntImplicit FloatImplicit equal allclose is_nonzero", elements
+    ),
 }

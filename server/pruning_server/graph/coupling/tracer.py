@@ -1,0 +1,277 @@
+"""Runs methods with labels on every axis: what meets is united, what cannot be followed is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pruning_server.graph import ir
+from pruning_server.graph.channels import Cause, Channels
+from pruning_server.graph.coupling.calls import Call
+from pruning_server.graph.coupling.leaves import Leaves
+from pruning_server.graph.coupling.registry import Registry
+from pruning_server.graph.coupling.rules import REGISTRY
+from pruning_server.graph.coupling.values import Labelled, LabelledInt, Maps, sizes_in, tensors_in, unlabel
+from pruning_server.graph.execution import Domain, Executor, call_operator, compile_methods
+from pruning_server.graph.program import Method, Program, Step, all_steps
+from pruning_server.graph.slots import Path, find_places
+from pruning_server.graph.state import StateGuard
+
+# A size that reaches these as a shape adapts by itself.
+_SHAPE_OPS = """
+    view _unsafe_view reshape expand unflatten split_with_sizes repeat zeros ones full empty new_zeros new_ones new_full
+    new_empty broadcast_to
+"""
+_SHAPED = frozenset(f"aten::{name}" for name in _SHAPE_OPS.split())
+_SPLIT_REASON = "channels that are split into a block must leave a block"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor that an op saw: its shape and labels."""
+
+    shape: tuple[int, ...]
+    maps: Maps
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One execution of an op on labelled tensors; `Seen` stands for every tensor in the nests of values.
+
+    Attributes:
+        node: the node in the graph that was run.
+        op: as in the graph.
+        inputs: arguments by position; sizes read off labelled axes are `LabelledInt`.
+        results: results by position.
+    """
+
+    node: ir.Node
+    op: str
+    inputs: tuple[Any, ...]
+    results: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A size of a labelled axis that reaches arithmetic: it must keep its original value."""
+
+    node: ir.Node
+    position: int
+    value: int
+
+
+class Tracer(Domain):
+    """Labels one module over as many runs of as many methods as there are samples for.
+
+    Args:
+        module: run under a guard, so that its state stays as it is.
+        methods: compiled methods by name; by default private copies of all graphs.
+        registry: the rules.
+    """
+
+    explores = True
+
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        methods: Mapping[str, Method] | None = None,
+        registry: Registry = REGISTRY,
+    ) -> None:
+        places = find_places(module)
+        self.channels = Channels()
+        self.leaves = Leaves(places, self.channels)
+        self.visits: list[Visit] = []
+        self.pins: list[Pin] = []
+        self.failed_rules: list[str] = []
+        self._methods = compile_methods(module) if methods is None else methods
+        self._registry = registry
+        self._guard = StateGuard(module)
+        self._executor = Executor(module, self, places)
+        self._paths = {key: path for method in self._methods.values() for key, path in _stored_paths(method)}
+
+    def trace(self, name: str, inputs: Sequence[object]) -> Any:
+        """Runs a method on one sample and returns its plain output; raises as `Executor.run` does."""
+        with self._guard, torch.no_grad():
+            output = self._executor.run(self._methods[name], name, [_wrapped(value) for value in inputs])
+        self._freeze(output, Cause("prim::Return", "", "it is an output of the model"))
+        return unlabel(output)
+
+    def finish(self) -> None:
+        """Decides what was left open and freezes what no run has used; call once, after the last run."""
+        self.leaves.freeze_unread()
+        self.channels.settle(Cause("aten::view", "", _SPLIT_REASON))
+        self.leaves.freeze_indivisible()
+
+    # --- Values -------------------------------------------------------------------------------------------------------
+
+    def constant(self, step: Step, value: Any) -> Any:
+        """Floating-point tensors in the code are stored tensors too."""
+        if isinstance(value, torch.Tensor):
+            return self.leaves.constant(step.node, value)
+        return [self.constant(step, one) for one in value] if isinstance(value, list) else value
+
+    def attribute(self, step: Step, path: Path, value: Any) -> Any:
+        """Every stored tensor carries the elements of its memory."""
+        if isinstance(value, torch.Tensor):
+            return self.leaves.read(path, value)
+        if isinstance(value, list | tuple):
+            entries = [self.attribute(step, (*path, str(number)), one) for number, one in enumerate(value)]
+            return entries if isinstance(value, list) else tuple(entries)
+        if isinstance(value, dict):
+            return {key: self.attribute(step, (*path, str(key)), one) for key, one in value.items()}
+        return value
+
+    def assign(self, step: Step, path: Path, value: Any) -> Any:
+        """A state's channels go with those of what replaces it."""
+        held = self.leaves.under(path)
+        if isinstance(value, Labelled) and len(held) == 1 and held[0].tensor.shape == value.tensor.shape:
+            call = self._call(step)
+            call.elementwise([Labelled(held[0].tensor, held[0].maps), value], value.shape)
+        else:
+            cause = self._cause(step, "the model stores it in a state of another shape")
+            self._freeze(value, cause)
+            for leaf in held:
+                self.leaves.freeze(leaf, cause)
+        return unlabel(value)
+
+    def plain(self, value: Any) -> Any:
+        """Without labels."""
+        return unlabel(value)
+
+    # --- Ops ----------------------------------------------------------------------------------------------------------
+
+    def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Runs an op on plain values and lets its rule label the results."""
+        self._pin_sizes(step, inputs)
+        plain = [unlabel(value) for value in inputs]
+        seen = [_seen(value) for value in inputs]
+        results = call_operator(step, plain)
+        labelled = [value for value in tensors_in(list(inputs)) if value.maps]
+        rule = self._registry.find(step.op)
+        if rule is None and labelled:
+            self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
+        if rule is None or not (labelled or any(isinstance(one, torch.Tensor) for one in results)):
+            return [_wrapped(result) for result in results]
+        names = [argument.name for argument in ir.arguments_of(step.node)]
+        call = self._call(
+            step,
+            dict(zip(names, inputs, strict=False)),
+            results,
+            lambda first: call_operator(step, [first, *plain[1:]]),
+        )
+        try:
+            values = [_wrapped(value) for value in rule(call)]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # An unforeseen form of an op must not fail the model: it is treated like an op without a rule.
+            self.failed_rules.append(f"{step.op}: {type(error).__name__}: {error}")
+            self._freeze(labelled, self._cause(step, f"this form of {step.op} cannot be followed"))
+            values = [_wrapped(result) for result in results]
+        values = self._written(call, step, inputs, values)
+        if labelled:
+            self.visits.append(Visit(step.node, step.op, tuple(seen), tuple(_seen(value) for value in values)))
+        return values
+
+    def control(self, step: Step, position: int, value: Any) -> Any:
+        """Control flow must not change with the channels."""
+        self._freeze(value, self._cause(step, "its elements become numbers"))
+        if isinstance(value, LabelledInt):
+            self.pins.append(Pin(step.node, position, int(value)))
+        return value
+
+    def repeat(self, step: Step, before: Sequence[Any], after: Sequence[Any]) -> None:
+        """Another number of rounds must give the same channels."""
+        self._together(step, before, after, "its layout changes from round to round of a loop")
+
+    def merge(self, step: Step, taken: Sequence[Any], other: Sequence[Any]) -> None:
+        """Both branches must give the same channels, since either may be taken after some are removed."""
+        self._together(step, taken, other, "two branches give it different layouts")
+
+    def skip(self, step: Step, block: Program, captured: Sequence[Any], results: Sequence[Any]) -> None:
+        """A branch that was not taken may need everything that it reads as it is."""
+        cause = self._cause(step, "a branch that the samples did not take uses it")
+        self._freeze([*captured, *results], cause)
+        for inner in all_steps(block):
+            for leaf in self.leaves.under(self._paths[id(inner)]) if id(inner) in self._paths else ():
+                self.leaves.freeze(leaf, cause)
+
+    # --- Inside -------------------------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        step: Step,
+        arguments: Mapping[str, Any] | None = None,
+        results: Sequence[Any] = (),
+        rerun: Any = None,
+    ) -> Call:
+        return Call(step.op, ir.source_of(step.node), arguments or {}, results, self.channels, rerun)
+
+    def _together(self, step: Step, ones: Sequence[Any], others: Sequence[Any], reason: str) -> None:
+        for one, other in zip(ones, others, strict=True):
+            if isinstance(one, Labelled) and isinstance(other, Labelled) and one.shape == other.shape:
+                self._call(step).elementwise([one, other], one.shape)
+            elif one is not other:
+                self._freeze([one, other], self._cause(step, reason))
+
+    def _cause(self, step: Step, reason: str) -> Cause:
+        return Cause(step.op, ir.source_of(step.node), reason)
+
+    def _freeze(self, values: Any, cause: Cause) -> None:
+        for value in tensors_in(values):
+            for one in value.maps:
+                self.channels.freeze(one.ids, cause)
+
+    def _pin_sizes(self, step: Step, inputs: Sequence[Any]) -> None:
+        if step.op in _SHAPED:
+            return
+        for position, value in enumerate(inputs):
+            self.pins += [Pin(step.node, position, int(size)) for size in sizes_in(value)]
+
+    def _written(self, call: Call, step: Step, inputs: Sequence[Any], values: list[Any]) -> list[Any]:
+        """A tensor that is changed in place keeps its labels: other views of it know nothing of new ones."""
+        for position in step.writes:
+            target = inputs[position] if position < len(inputs) else None
+            if not isinstance(target, Labelled):
+                continue
+            for number, value in enumerate(values):
+                if isinstance(value, Labelled) and value.tensor is target.tensor:
+                    for axis in range(len(value.shape)):
+                        if target.map_at(axis) is None:
+                            call.hold(value.maps, axis, "it is written into a tensor whose axis always stays")
+                    values[number] = target
+        return values
+
+
+def _wrapped(value: Any) -> Any:
+    """Tensors without labels become values of their own; what is labelled stays."""
+    if isinstance(value, torch.Tensor):
+        return Labelled(value)
+    if isinstance(value, list):
+        return [_wrapped(one) for one in value]
+    if isinstance(value, tuple):
+        return tuple(_wrapped(one) for one in value)
+    if isinstance(value, dict):
+        return {key: _wrapped(one) for key, one in value.items()}
+    return value
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, Labelled):
+        return Seen(value.shape, value.maps)
+    if isinstance(value, list | tuple):
+        return tuple(_seen(one) for one in value)
+    return value
+
+
+def _stored_paths(method: Method) -> list[tuple[int, Path]]:
+    """The attribute path of every step that reads one, found without running."""
+    paths: dict[int, Path] = {method.program.inputs[0]: ()}
+    found = []
+    for step in all_steps(method.program):
+        if step.op == "prim::GetAttr" and step.inputs[0] in paths:
+            path = (*paths[step.inputs[0]], ir.attribute_name(step.node))
+            paths[step.outputs[0]] = path
+            found.append((id(step), path))
+    return found
