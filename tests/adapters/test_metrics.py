@@ -17,7 +17,14 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.sample_metrics import finished_job, live_sources, record_everything
-from pruning_server.adapters.metrics import endpoint, LiveSources, MeasuredDatabase, PrometheusMetrics, StorageUsage, labels
+from pruning_server.adapters.metrics import (
+    LiveSources,
+    MeasuredDatabase,
+    PrometheusMetrics,
+    StorageUsage,
+    endpoint,
+    labels,
+)
 from pruning_server.adapters.metrics.endpoint import join_address, split_address
 from pruning_server.errors import CapacityError, InvalidRequestError, NotFoundError, Reason
 from pruning_server.jobs.events import CountersAdded, RunSucceeded
@@ -340,6 +347,23 @@ def test_a_flood_of_connections_is_turned_away_and_passes(metrics: PrometheusMet
         except (ConnectionError, urllib.error.URLError):
             continue
     pytest.fail("the endpoint did not recover from the flood")
+
+
+def test_a_machine_without_threads_to_spare_costs_the_endpoint_nothing(
+    metrics: PrometheusMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = metrics.serve("127.0.0.1:0")
+    with monkeypatch.context() as patch:
+
+        def no_thread(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(20):
+            with socket.create_connection(split_address(address), timeout=5) as dropped:
+                assert dropped.recv(1) == b""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        assert answer.status == 200
 
 
 def test_clients_that_send_a_byte_now_and_then_are_hung_up_on(

@@ -114,9 +114,17 @@ def test_a_narrow_terminal_shows_the_phase_and_cuts_the_details(narrow: Terminal
 
 def test_there_is_a_bar_before_the_worker_reports(narrow: Terminal) -> None:
     with Bars(narrow) as view:
-        for state, words in ((JobState.QUEUED, "waiting for its turn"), (JobState.RUNNING, "starting")):
+        for state, words in ((JobState.QUEUED, "waiting"), (JobState.RUNNING, "starting")):
             view.event(event(StateChange(state, 1, None)))
             assert words in narrow.getvalue()
+
+
+def test_no_bar_stays_of_a_job_that_was_cancelled(narrow: Terminal) -> None:
+    with Bars(narrow) as view:
+        for state in (JobState.CANCELLING, JobState.CANCELLED):
+            view.event(event(StateChange(state, 1, None)))
+        before = len(narrow.getvalue())
+    assert "cancelling" not in narrow.getvalue()[before:]
 
 
 def test_metrics_stand_in_one_order() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruning_client.cli.main import build_parser, main
 from torch import nn
 
 from helpers.running_server import RunningServer
+from pruning_client.cli.main import build_parser, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from pruning_client.cli.main import main
 
 from helpers.running_server import RunningServer
+from pruning_client.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ _FREE_COLUMNS = 2
 _WIDE = 100
 # What a job is doing while its worker reports nothing.
 _WITHOUT_PROGRESS = {
-    JobState.QUEUED: "waiting for its turn",
+    JobState.QUEUED: "waiting",
     JobState.RUNNING: "starting",
     JobState.CANCELLING: "cancelling",
 }
@@ -63,6 +63,8 @@ class Bars:
             self._update("job", "done", 1.0, 1.0, "")
         elif state in _WITHOUT_PROGRESS:
             self._update("job", _WITHOUT_PROGRESS[state], 0.0, None, "")
+        elif "job" in self._tasks:  # it failed or was cancelled, as the line above says
+            self._bars.remove_task(self._tasks.pop("job"))
 
     def _progress(self, progress: JobProgress) -> None:
         phase, _, detail = describe_progress(progress).partition("  ")

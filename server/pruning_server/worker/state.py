@@ -14,7 +14,6 @@ from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.running import CallRule
 
-
 # A state may change only with certain samples, such as one after an alarm.
 SEARCHED_ROWS = 512
 SEARCH_BATCH = 16

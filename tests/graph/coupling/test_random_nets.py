@@ -113,9 +113,9 @@ PLANS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(plan=PLANS, flat=st.booleans(), scripted=st.booleans(), data=st.data())
-def test_masked_equals_sliced(plan: list[tuple[str, int]], flat: bool, scripted: bool, data: st.DataObject) -> None:  # noqa: FBT001
+def test_masked_equals_sliced(plan: list[tuple[str, int]], flat: bool, scripted: bool, data: st.DataObject) -> None:
     net = Net(plan, flat=flat)
     cutting.randomize(net, seed=len(plan))
     x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -133,7 +133,8 @@ def test_masked_equals_sliced(plan: list[tuple[str, int]], flat: bool, scripted:
     cutting.zero_consumers(masked, coupling, removed)
     cutting.put(sliced, cutting.smaller_tensors(archive, coupling, removed))
     sliced = zoo.reload(sliced)
-    with torch.no_grad():
+    # Compiling for speed would take longer than the runs.
+    with torch.no_grad(), torch.jit.optimized_execution(False):
         torch.testing.assert_close(sliced(x), masked(x), rtol=1e-9, atol=1e-9)
     counts = [sum(tensor.numel() for tensor in module.parameters()) for module in (sliced, masked)]
     assert (counts[0] < counts[1]) == any(removed.values())

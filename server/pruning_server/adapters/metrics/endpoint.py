@@ -116,10 +116,14 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         """Starts a thread for the connection, or drops it while too many are open."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread to be had; the base class drops the connection
+            self._free.release()
+            raise
 
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
@@ -127,8 +131,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Serves one connection, for a while at most, and makes room for the next."""
         deadline = threading.Timer(_CONNECTION_SECONDS, _hang_up, (request,))
         deadline.daemon = True
-        deadline.start()
         try:
+            deadline.start()
             super().process_request_thread(request, client_address)
         finally:
             deadline.cancel()
