@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import signal
@@ -83,6 +84,16 @@ def test_signals(number: signal.Signals, server: RunningServer) -> None:
         server.process.send_signal(number)
         assert server.process.wait(timeout=30) == 0
         assert stdout.read() == b""
+
+
+def test_a_signal_that_any_thread_gets_stops_it(server: RunningServer) -> None:
+    """The kernel picks the thread, and the one that waits for signals may be about to fall asleep just then."""
+    other = next(int(task.name) for task in Path(f"/proc/{server.pid}/task").iterdir() if int(task.name) != server.pid)
+    assert server.process is not None
+    assert server.process.stdout is not None
+    with server.process.stdout:
+        assert ctypes.CDLL(None).tgkill(server.pid, other, signal.SIGTERM) == 0
+        assert server.process.wait(timeout=30) == 0
 
 
 def test_a_watch_ends_when_the_server_does(server: RunningServer) -> None:

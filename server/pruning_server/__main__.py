@@ -11,8 +11,7 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from types import FrameType
 
@@ -55,12 +54,12 @@ def _serve(settings: Settings) -> int:
 
     bound_arenas()  # before there are threads
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format=LOG_FORMAT)
-    stopping = _stop_signals()
+    wait_for_stop = _stop_signals()
     server = Server(settings)
     server.start()
     addresses = server.addresses
     print(json.dumps({"address": addresses.address, "metrics_address": addresses.metrics_address}), flush=True)
-    stopping.wait()
+    wait_for_stop()
     log = logging.getLogger("pruning_server")
     log.info("stopping: no new jobs; running ones may go on for %g s", settings.drain_timeout_seconds)
     if not server.stop():
@@ -72,18 +71,31 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-def _stop_signals() -> threading.Event:
-    """Returns what SIGTERM and SIGINT set; the second of them ends the process at once."""
-    stopping = threading.Event()
+def _stop_signals() -> Callable[[], None]:
+    """Returns what waits for SIGTERM or SIGINT; the second of them ends the process at once.
+
+    It waits for a byte that Python writes the moment a signal comes, in whichever thread. A lock would not do: the main
+    thread can miss a signal that another thread gets, or that comes just before it sleeps, and a handler that sets an
+    event stands still if it interrupts the wait for it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    stopping = False
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        if stopping.is_set():
+        nonlocal stopping
+        if stopping:
             os._exit(FORCED_EXIT_CODE)
-        stopping.set()
+        stopping = True
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
-    return stopping
+
+    def wait() -> None:
+        os.read(reader, 1)
+
+    return wait
 
 
 if __name__ == "__main__":

@@ -254,6 +254,18 @@ def test_success(stores: OpenStores) -> None:
     assert stores.states(job.job_id) == [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED]
 
 
+def test_success_completes_the_progress_and_failure_leaves_it(stores: OpenStores) -> None:
+    for key, end, fraction in (
+        ("1", lambda job: stores.jobs.succeed(job.job_id, 1, RESULT), 1.0),
+        ("2", lambda job: stores.jobs.fail(job.job_id, 1, FAILURE, retry=False), 0.5),
+    ):
+        job = stores.run(key)
+        stores.jobs.append_event(job.job_id, 1, HALF)
+        progress = end(job).progress
+        assert progress is not None
+        assert progress.fraction == fraction
+
+
 def test_failure_without_retry_keeps_what_the_run_made(stores: OpenStores) -> None:
     job = stores.run()
     done = stores.jobs.fail(job.job_id, 1, FAILURE, retry=False, result=RESULT)

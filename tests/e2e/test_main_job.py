@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from helpers.models import ConvNet, fitted, image_data, mlp, save_scripted, save_traced, table_data
+from pruning_client import JobState, PruningClient, Sparsity, Static, Submission
 
 REPORT_KEYS = [
     "schema_version", "job", "model", "data", "strategy", "cost", "accuracy", "generalization", "robustness", "verify",
@@ -173,6 +174,31 @@ def test_without_targets_agreement_with_the_original_is_judged(prune: Callable, 
     )  # fmt: skip
     assert answer.exit_code == 0, answer.body
     assert answer.body["report"]["accuracy"]["original"] == 1.0
+
+
+class TwoOutputs(nn.Module):
+    """Returns features and logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns both by name."""
+        return {"input": x, "logits": self.body(x)}
+
+
+def test_a_named_part_of_the_output_is_judged(server, tmp_path: Path) -> None:
+    inputs, targets = table_data()
+    np.savez(tmp_path / "data.npz", inputs=inputs, targets=targets)
+    save_scripted(TwoOutputs(), tmp_path / "model.pt")
+    submission = Submission(
+        tmp_path / "model.pt", tmp_path / "data.npz", Static(), Sparsity(0.3), output_selector="logits", epochs=1
+    )
+    with PruningClient(server.address) as client:
+        job = client.wait(client.submit(submission).job_id)
+        assert job.state is JobState.SUCCEEDED, job.failure
+        assert client.report(job)["accuracy"]["samples"] == 60
 
 
 def test_a_missed_verdict_fails_the_job_and_keeps_the_model(prune: Callable, tmp_path: Path) -> None:

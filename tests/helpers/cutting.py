@@ -39,7 +39,7 @@ def zero_consumers(module: torch.jit.ScriptModule, coupling: Coupling, removed: 
     tensors = stored(module)
     with torch.no_grad():
         for (name, axis), gone in coordinates(coupling, removed, consumers=True).items():
-            tensors[name].index_fill_(axis, torch.tensor(gone), 0.0)
+            tensors[name].index_fill_(axis, torch.tensor(gone, dtype=torch.int64), 0.0)
 
 
 def smaller_tensors(module: torch.jit.ScriptModule, coupling: Coupling, removed: Removed) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def smaller_tensors(module: torch.jit.ScriptModule, coupling: Coupling, removed:
     tensors = {name: tensor.detach().clone() for name, tensor in stored(module).items()}
     for (name, axis), gone in coordinates(coupling, removed).items():
         length = stored(module)[name].shape[axis]
-        kept = torch.tensor([one for one in range(length) if one not in set(gone)])
+        kept = torch.tensor([one for one in range(length) if one not in set(gone)], dtype=torch.int64)
         tensors[name] = tensors[name].index_select(axis, kept)
     return tensors
 
@@ -57,7 +57,7 @@ def put(module: torch.jit.ScriptModule, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, tensor in tensors.items():
         path, _, last = name.rpartition(".")
-        owner = module.get_submodule(path)
+        owner = dict(module.named_modules(remove_duplicate=False))[path]
         owner._c.setattr(last, torch.nn.Parameter(tensor) if name in parameters else tensor)
 
 

@@ -325,7 +325,6 @@ def test_what_is_implemented(scope: Scope, task: Task | None, loss: Loss | None)
         (target(TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
         ({"task": Task.SEGMENTATION}, "segmentation task"),
         ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),
-        ({"output_selector": "logits"}, "output_selector"),
         ({"method_samples": (MethodSamples(method="f", samples=ArtifactRef(artifact_id="a")),)}, "method_samples"),
         ({"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.1, report=0.3, calibrate=0.1))}, "calibrate"),
     ],

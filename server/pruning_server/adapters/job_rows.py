@@ -117,6 +117,15 @@ def start_run(connection: sqlite3.Connection, job: Job, device: str, lease_owner
     return running
 
 
+def _progress_after(job: Job, state: JobState) -> Progress | None:
+    """A run that begins anew has none; one that succeeded went all the way; any other stands where it ended."""
+    if state is JobState.QUEUED or job.progress is None:
+        return None
+    if state is JobState.SUCCEEDED:
+        return msgspec.structs.replace(job.progress, fraction=1.0, remaining_seconds=None)
+    return job.progress
+
+
 def apply_change(connection: sqlite3.Connection, job: Job, change: Change, now: float, retention_seconds: float) -> Job:
     """Moves the job to another state, with its event and its references to results; returns it as it is then.
 
@@ -133,7 +142,7 @@ def apply_change(connection: sqlite3.Connection, job: Job, change: Change, now: 
         # A clock that was set back must not make a job end before it began.
         end_time=max(now, job.start_time or job.create_time) if ended else None,
         expire_time=now + retention_seconds if ended else None,
-        progress=None if change.state is JobState.QUEUED else job.progress,
+        progress=_progress_after(job, change.state),
         # The failure of a run that is tried again belongs to that run: it is in the event.
         failure=change.failure if ended else None,
         result=change.result,

@@ -177,9 +177,6 @@ PRODUCTS: Mapping[str, tuple[int, int]] = {
 LIST_PRODUCTS: Mapping[str, int] = {"aten::einsum": 1, "aten::linalg_multi_dot": 0, "aten::chain_matmul": 0}
 """The same for factors in a list, at this position."""
 
-ADDEND_FIRST = frozenset(PRODUCTS) & _aten("addmm addmv addbmm baddbmm addr")
-"""Products that add their argument 0."""
-
 
 def is_known(op: str, *tables: Iterable[str]) -> bool:
     """Whether the op, or its out-of-place form, stands in one of the tables."""

@@ -251,14 +251,6 @@ class JobStore(Protocol):
         ...
 
 
-class RunHandle(Protocol):
-    """One run in progress."""
-
-    def cancel(self) -> None:
-        """Kills the worker's process group; `Executor.run` then returns. Idempotent."""
-        ...
-
-
 class RunOutcome(Value, frozen=True, kw_only=True):
     """How a run ended: exactly one of `result` (files are in the store) and `failure`; a missed verdict has both."""
 

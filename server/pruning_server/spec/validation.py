@@ -297,8 +297,6 @@ def _missing_features(spec: PruningSpec) -> Iterator[str]:
         yield f"{spec.target.kind.value} target"
     if spec.task is not None and spec.task not in IMPLEMENTED_TASKS:
         yield f"{spec.task.value} task"
-    if spec.output_selector:
-        yield "output_selector"
     if spec.method_samples:
         yield "method_samples"
     if spec.evaluation.split.calibrate > 0:

@@ -28,7 +28,6 @@ from pruning_server.worker.running import all_tensors
 # The trained copy's graph was rewritten for training, so its sums may be ordered differently.
 MAX_TRAINED_ERROR = 1e-3
 MAX_TRAINED_ERROR_HALF = 5e-2
-SAMPLE_ROWS = 4
 
 Run = tuple[tuple[object, ...], object]
 

@@ -77,6 +77,6 @@ def added_product(call: Call) -> list[Any]:
 
 RULES: Mapping[str, Rule] = {
     **named("linear", linear),
-    **named("matmul mm bmm mv dot __matmul__ linalg_matmul", matmul),
+    **named("matmul mm bmm mv dot linalg_matmul", matmul),
     **named("addmm baddbmm addmv", added_product),
 }

@@ -45,7 +45,7 @@ RULES: Mapping[str, Rule] = {
     **named("len", length),
     **named(
         """
-        dim ndimension is_floating_point is_complex is_cuda get_device device result_type is_contiguous requires_grad_
+        dim is_floating_point is_complex get_device device result_type is_contiguous requires_grad_
         """,
         nothing,
     ),
