@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from helpers import zoo
 from helpers.shared_data import shared_file
 from pruning_server.graph import ir
-from pruning_server.graph.execution import Domain, Executor, ModelRaisedError, UnsupportedNodeError, run_method
+from pruning_server.graph.domain import Domain, ModelRaisedError, UnsupportedNodeError
+from pruning_server.graph.execution import Executor, run_method
 from pruning_server.graph.modules import StateGuard
 from pruning_server.graph.program import Step, compile_graph
 

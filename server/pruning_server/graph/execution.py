@@ -7,105 +7,17 @@ let tensors carry more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from pruning_server.graph import ir
+from pruning_server.graph.domain import Domain, Instance, ModelRaisedError, ModuleRef, UnsupportedNodeError
 from pruning_server.graph.natives import ON_CONTAINERS, STRUCTURE, is_instance
 from pruning_server.graph.program import Method, Program, Step, compile_graph
-from pruning_server.graph.slots import Path, Places, find_places
+from pruning_server.graph.slots import Places, find_places
 
 _TRAINING = "training"
-
-
-class ModelRaisedError(RuntimeError):
-    """The model's own code raised an exception; the message is the model's."""
-
-
-class UnsupportedNodeError(RuntimeError):
-    """A node that cannot be executed outside torch's own interpreter."""
-
-
-@dataclass(frozen=True)
-class ModuleRef:
-    """A submodule as a value: where it was found, and itself."""
-
-    path: Path
-    module: ir.Module
-
-
-@dataclass
-class Instance:
-    """An object of a TorchScript class that the code creates."""
-
-    kind: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-class Domain:
-    """What values are and what ops do with them. This one: tensors and numbers as they are.
-
-    Attributes:
-        explores: branches that a run does not take are run too, where that has no effects, and merged.
-    """
-
-    explores = False
-
-    def constant(self, step: Step, value: Any) -> Any:
-        """A constant of the graph as a value."""
-        del step
-        return value
-
-    def attribute(self, step: Step, path: Path, value: Any) -> Any:
-        """A stored tensor, number or container as a value."""
-        del step, path
-        return value
-
-    def assign(self, step: Step, path: Path, value: Any) -> Any:
-        """What is to be stored when the code sets the attribute under `path` to a value."""
-        del step, path
-        return value
-
-    def plain(self, value: Any) -> Any:
-        """The tensor, number or container that a value stands for."""
-        return value
-
-    def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
-        """Runs an op."""
-        return call_operator(step, inputs)
-
-    def control(self, step: Step, position: int, value: Any) -> Any:
-        """A condition or trip count as the executor needs it."""
-        del step, position
-        return value
-
-    def repeat(self, step: Step, before: Sequence[Any], after: Sequence[Any]) -> None:
-        """A loop whose number of rounds may differ in another run turned `before` into `after` in one round."""
-
-    def merge(self, step: Step, taken: Sequence[Any], other: Sequence[Any]) -> None:
-        """Another run may take the other branch, which gives `other` in the place of `taken`."""
-
-    def skip(self, step: Step, block: Program, captured: Sequence[Any], results: Sequence[Any]) -> None:
-        """Another run may enter `block`, which this one did not: it reads `captured` and would replace `results`."""
-
-
-def call_operator(step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
-    """Calls a node's op with plain values and returns its results.
-
-    Raises:
-        UnsupportedNodeError: the node is no op that Python can call.
-    """
-    operator = ir.operator_of(step.node)
-    if operator is None or (step.writes_container and step.on_container):
-        where = ir.source_of(step.node)
-        raise UnsupportedNodeError(f"{step.op} cannot be executed on its own ({where or 'no source line'})")
-    keywords = dict(zip(operator.keywords, inputs[operator.positional :], strict=True))
-    result = operator.call(*inputs[: operator.positional], **keywords)
-    if operator.results == 1:
-        return [result]
-    return list(result) if operator.results else []
 
 
 class Executor:

@@ -120,12 +120,26 @@ class Branching(Between):
         return x
 
 
+class Settable(Between):
+    """The width is an attribute that another method sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = 2
+
+    @torch.jit.export
+    def set_half(self, half: int) -> None:
+        self.half = half
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(x.size(0), 2 * self.half)
+
+
 FREEZING = [
     (Normed, "layer_norm"),
     (Softmaxed, "softmax"),
     (Summed, "sum"),
     (Unknown, "pinv"),
-    (OneSlice, "slice"),
     (Rolled, "roll"),
     (MeetsInput, "add"),
     (WrittenIntoSlice, "copy_"),
@@ -133,6 +147,7 @@ FREEZING = [
     (Recurrent, "lstm"),
     (Returned, "prim::Return"),
     (Branching, "prim::If"),
+    (Settable, "reshape"),
 ]
 
 X = torch.rand(5, 6, generator=torch.Generator().manual_seed(0))
@@ -162,6 +177,14 @@ def test_frozen_with_op_source_and_reason(kind: type[nn.Module], op: str) -> Non
 def test_a_few_picked_channels_stay_and_what_meets_them() -> None:
     coupling = couple(zoo.scripted(Picked().eval()), {"forward": [(X,)]})
     assert free(coupling) == set()
+
+
+def test_only_the_sliced_channel_stays() -> None:
+    coupling = couple(zoo.scripted(OneSlice().eval()), {"forward": [(X,)]})
+    (group,) = coupling.groups
+    member = next(one for one in group.members if one.tensor == "first.weight")
+    assert member.coordinates == ((0,), (1,), (3,))
+    assert any("slice" in one.op and "first.weight" in one.layers for one in coupling.frozen)
 
 
 class Sized(Between):

@@ -156,6 +156,10 @@ def glu(width: int) -> nn.Module:
     return Images(2 * width, Apply(lambda x: x.chunk(2, 1)[0] * torch.sigmoid(x.chunk(2, 1)[1])), width)
 
 
+def slopes(width: int) -> nn.Module:
+    return Images(width, nn.PReLU(width), width)
+
+
 def fused_glu(width: int) -> nn.Module:
     return Images(2 * width, nn.GLU(1), width)
 
@@ -200,6 +204,7 @@ CASES = [
     (shuffle, 4, IMAGES, "first.weight", 0, 4, 2),
     (glu, 4, IMAGES, "first.weight", 0, 4, 2),
     (fused_glu, 4, IMAGES, "first.weight", 0, 4, 2),
+    (slopes, 4, IMAGES, "first.weight", 0, 4, 1),
     (pixel_shuffle, 3, IMAGES, "first.weight", 0, 3, 4),
     (pixel_unshuffle, 3, IMAGES, "first.weight", 0, 3, 1),
     (constant_pad, 4, IMAGES, "first.weight", 0, 4, 1),

@@ -14,8 +14,18 @@ from pruning_server.graph.coupling.calls import Call
 from pruning_server.graph.coupling.leaves import Leaves
 from pruning_server.graph.coupling.registry import Registry
 from pruning_server.graph.coupling.rules import REGISTRY
-from pruning_server.graph.coupling.values import Labelled, LabelledInt, Maps, sizes_in, tensors_in, unlabel
-from pruning_server.graph.execution import Domain, Executor, call_operator, compile_methods
+from pruning_server.graph.coupling.values import (
+    Labelled,
+    LabelledInt,
+    Maps,
+    SettableInt,
+    is_settable,
+    sizes_in,
+    tensors_in,
+    unlabel,
+)
+from pruning_server.graph.domain import Domain, call_operator
+from pruning_server.graph.execution import Executor, compile_methods
 from pruning_server.graph.program import Method, Program, Step, all_steps
 from pruning_server.graph.slots import Path, find_places
 from pruning_server.graph.state import StateGuard
@@ -87,6 +97,7 @@ class Tracer(Domain):
         self.pins: list[Pin] = []
         self.failed_rules: list[str] = []
         self._methods = compile_methods(module) if methods is None else methods
+        self._settable = frozenset(name for method in self._methods.values() for name in method.settable)
         self._registry = registry
         self._guard = StateGuard(module)
         self._executor = Executor(module, self, places)
@@ -122,7 +133,7 @@ class Tracer(Domain):
             return entries if isinstance(value, list) else tuple(entries)
         if isinstance(value, dict):
             return {key: self.attribute(step, (*path, str(key)), one) for key, one in value.items()}
-        return value
+        return SettableInt(value) if type(value) is int and path[-1] in self._settable else value
 
     def assign(self, step: Step, path: Path, value: Any) -> Any:
         """A state's channels go with those of what replaces it."""
@@ -146,15 +157,21 @@ class Tracer(Domain):
     def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
         """Runs an op on plain values and lets its rule label the results."""
         self._pin_sizes(step, inputs)
+        inputs = list(inputs)
         plain = [unlabel(value) for value in inputs]
         seen = [_seen(value) for value in inputs]
         results = call_operator(step, plain)
         labelled = [value for value in tensors_in(list(inputs)) if value.maps]
+        settable = is_settable(inputs)
+        if settable and labelled:
+            self._freeze(
+                labelled, self._cause(step, "it meets a number that depends on an attribute which a method sets")
+            )
         rule = self._registry.find(step.op)
         if rule is None and labelled:
             self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
         if rule is None or not (labelled or any(isinstance(one, torch.Tensor) for one in results)):
-            return [_wrapped(result) for result in results]
+            return [_settable(result) if settable else _wrapped(result) for result in results]
         names = [argument.name for argument in ir.arguments_of(step.node)]
         call = self._call(
             step,
@@ -255,6 +272,13 @@ def _wrapped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _wrapped(one) for key, one in value.items()}
     return value
+
+
+def _settable(value: Any) -> Any:
+    """Numbers that were computed from a number that a method sets."""
+    if isinstance(value, list):
+        return [_settable(one) for one in value]
+    return SettableInt(value) if type(value) is int else _wrapped(value)
 
 
 def _seen(value: Any) -> Any:

@@ -77,6 +77,10 @@ class LabelledInt(int):
         return number
 
 
+class SettableInt(int):
+    """A number that depends on an attribute which some method sets: it is no constant that may be rewritten."""
+
+
 def map_at(maps: Maps, axis: int) -> AxisMap | None:
     """The map that covers an axis, counted from 0."""
     return next((one for one in maps if one.covers(axis)), None)
@@ -140,6 +144,13 @@ def sizes_in(value: Any) -> Iterator[LabelledInt]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from sizes_in(one)
+
+
+def is_settable(value: Any) -> bool:
+    """Whether any number in a nest of lists and tuples is a `SettableInt`."""
+    if isinstance(value, list | tuple):
+        return any(is_settable(one) for one in value)
+    return isinstance(value, SettableInt)
 
 
 def unlabel(value: Any) -> Any:

@@ -40,7 +40,5 @@ RULES: Mapping[str, Rule] = {
         """,
         reduce,
     ),
-    **named(
-        "softmax log_softmax _softmax _log_softmax softmin cumsum cumprod cummax sort argsort topk logcumsumexp", along
-    ),
+    **named("softmax log_softmax _softmax _log_softmax cumsum cumprod cummax sort argsort topk logcumsumexp", along),
 }
