@@ -92,6 +92,14 @@ class Counted(Between):
         return x * float(x.numel())
 
 
+class TurnedInPlace(Between):
+    def __init__(self) -> None:
+        super().__init__(width=5, made=5)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.t_()
+
+
 class Recurrent(Between):
     def __init__(self) -> None:
         super().__init__()
@@ -144,6 +152,7 @@ FREEZING = [
     (MeetsInput, "add"),
     (WrittenIntoSlice, "copy_"),
     (Counted, "numel"),
+    (TurnedInPlace, "t_"),
     (Recurrent, "lstm"),
     (Returned, "prim::Return"),
     (Branching, "prim::If"),

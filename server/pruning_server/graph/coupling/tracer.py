@@ -36,6 +36,10 @@ _SHAPE_OPS = """
     new_empty broadcast_to
 """
 _SHAPED = frozenset(f"aten::{name}" for name in _SHAPE_OPS.split())
+# After these a tensor that other values share has other axes than its labels say.
+_RELAYS = frozenset(
+    f"aten::{name}_" for name in ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze", "resize", "set")
+)
 _SPLIT_REASON = "channels that are split into a block must leave a block"
 
 
@@ -167,7 +171,7 @@ class Tracer(Domain):
             self._freeze(
                 labelled, self._cause(step, "it meets a number that depends on an attribute which a method sets")
             )
-        rule = self._registry.find(step.op)
+        rule = None if step.op in _RELAYS else self._registry.find(step.op)
         if rule is None and labelled:
             self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
         if rule is None or not (labelled or any(isinstance(one, torch.Tensor) for one in results)):
