@@ -39,6 +39,8 @@ def zero_consumers(module: torch.jit.ScriptModule, coupling: Coupling, removed: 
     tensors = stored(module)
     with torch.no_grad():
         for (name, axis), gone in coordinates(coupling, removed, consumers=True).items():
+            if name not in tensors:  # an entry of a list, on the memory of one that is there
+                continue
             tensors[name].index_fill_(axis, torch.tensor(gone, dtype=torch.int64), 0.0)
 
 
@@ -46,6 +48,8 @@ def smaller_tensors(module: torch.jit.ScriptModule, coupling: Coupling, removed:
     """Every parameter and buffer without the removed coordinates."""
     tensors = {name: tensor.detach().clone() for name, tensor in stored(module).items()}
     for (name, axis), gone in coordinates(coupling, removed).items():
+        if name not in tensors:
+            continue
         length = stored(module)[name].shape[axis]
         kept = torch.tensor([one for one in range(length) if one not in set(gone)], dtype=torch.int64)
         tensors[name] = tensors[name].index_select(axis, kept)

@@ -39,7 +39,11 @@ class Channels:
         self._parents: list[int] = []
         self._causes: dict[int, dict[Cause, None]] = {}
         self._consumers: set[int] = set()
+        self._heads: set[int] = set()
+        self._contracted: list[tuple[Ids, Cause]] = []
+        self._shifted: list[Ids] = []
         self._boxes: dict[tuple[tuple[int, ...], bytes], Ids] = {}
+        self._meetings: list[tuple[Ids, Ids, Cause]] = []
 
     def __len__(self) -> int:
         return len(self._parents)
@@ -105,6 +109,34 @@ class Channels:
         """Whether `mark_consumer` named this element itself."""
         return element in self._consumers
 
+    def mark_heads(self, ids: Ids) -> None:
+        """These channels are whole heads of attention."""
+        self._heads.update(element for element in np.unique(ids).tolist() if element != FIXED)
+
+    def head_classes(self) -> frozenset[int]:
+        """The classes of what `mark_heads` named."""
+        return frozenset(self.find(element) for element in self._heads)
+
+    def mark_contracted(self, ids: Ids, cause: Cause) -> None:
+        """Two activations are multiplied and summed over these channels: no stored tensor can switch them off there."""
+        self._contracted.append((ids, cause))
+
+    def mark_shifted(self, ids: Ids) -> None:
+        """An op may turn zeros in these channels into something else."""
+        self._shifted.append(ids)
+
+    def switch_off_at_producers(self) -> frozenset[int]:
+        """Classes that must be zero where they are made; those that an op shifts away from zero are frozen."""
+        shifted = {root for ids in self._shifted for root in np.unique(self.roots(ids)).tolist()}
+        found: set[int] = set()
+        for ids, cause in self._contracted:
+            for root in np.unique(self.roots(ids)).tolist():
+                if root in shifted:
+                    self._freeze(root, [cause])
+                elif root != FIXED:
+                    found.add(root)
+        return frozenset(found)
+
     # --- Boxes --------------------------------------------------------------------------------------------------------
 
     def require_box(self, ids: Ids) -> None:
@@ -114,13 +146,37 @@ class Channels:
         """
         self._boxes[ids.shape, ids.tobytes()] = ids
 
+    def meet(self, box: Ids, rows: Ids, cause: Cause) -> None:
+        """A box is combined with labels of some of its axes: they decide the box, unless these axes come to be held."""
+        self.require_box(box)
+        self._meetings.append((box, rows, cause))
+
     def settle(self, cause: Cause) -> None:
-        """Decides every open box for the axis that leaves most classes apart."""
+        """Decides every open box: for what it has met, else for the axis that leaves most classes apart."""
+        while self._meetings:
+            self._settle_meeting(*self._meetings.pop(0))
         for ids in self._boxes.values():
             self.choose_axis(ids, cause)
 
+    def _settle_meeting(self, box: Ids, rows: Ids, cause: Cause) -> None:
+        varying = self.varying_axes(box)
+        shared = [axis for axis in varying if rows.shape[axis] > 1]
+        if varying and not shared:
+            self.freeze(rows, cause)
+            return
+        for axis in set(varying) - set(shared):
+            self.unite_along(box, axis, cause)
+        self.unite(box, rows, cause)
+
+    def _settle_meetings_of(self, ids: Ids) -> None:
+        roots = np.unique(self.roots(ids))
+        for meeting in [one for one in self._meetings if np.isin(self.roots(one[0]), roots).any()]:
+            self._meetings = [one for one in self._meetings if one is not meeting]
+            self._settle_meeting(*meeting)
+
     def choose_axis(self, ids: Ids, cause: Cause) -> int | None:
         """Unites along all axes of a box but the one that leaves most classes; returns it, None where nothing varies."""
+        self._settle_meetings_of(ids)
         varying = self.varying_axes(ids)
         if not varying:
             self.freeze(ids, cause)

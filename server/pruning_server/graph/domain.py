@@ -67,6 +67,9 @@ class Domain:
         """Runs an op."""
         return call_operator(step, inputs)
 
+    def touch(self, step: Step, inputs: Sequence[Any]) -> None:
+        """A part of the language that works on a list or dict is about to run."""
+
     def control(self, step: Step, position: int, value: Any) -> Any:
         """A condition or trip count as the executor needs it."""
         del step, position

@@ -193,6 +193,7 @@ class _Frame:
             return self._domain.apply(step, args)
         if step.writes_container:
             self._executor.note_container_change()
+        self._domain.touch(step, args)
         return native(step.node, args)
 
     def _is_fixed(self, step: Step) -> bool:

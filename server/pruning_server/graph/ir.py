@@ -149,6 +149,18 @@ def default_arguments(module: Module, given: int, method: str = "forward") -> li
     return [argument.default_value for argument in declared[given:]]
 
 
+def argument_count(module: Module, method: str) -> int:
+    """Number of a method's arguments that have no default, the module itself not counted."""
+    declared = module._c._get_method(method).schema.arguments[1:]
+    return sum(not argument.has_default_value() for argument in declared)
+
+
+def required_types(module: Module, method: str) -> tuple[str, ...]:
+    """Types of a method's arguments after self that have no default, such as `Tensor`, `int`."""
+    declared = module._c._get_method(method).schema.arguments[1:]
+    return tuple(str(argument.type) for argument in declared if not argument.has_default_value())
+
+
 # --- Graphs -----------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +309,64 @@ def replace_constant_by_attribute(graph: Graph, constant: Node, name: str) -> No
     read.setType(torch._C.TensorType.get())
     old.replaceAllUsesWith(read)
     constant.destroy()
+
+
+def insert_constant(graph: Graph, before: Node, value: float) -> Value:
+    """A new number before a node, in its block."""
+    with graph.insert_point_guard(before):
+        return graph.insertConstant(value)
+
+
+def insert_arithmetic(graph: Graph, before: Node, op: str, one: Value, other: Value, like: Value) -> Value:
+    """A new op on two numbers before a node; the result has the type of `like`."""
+    node = graph.create(op, [one, other], 1)
+    node.insertBefore(before)
+    node.output().setType(like.type())
+    return node.output()
+
+
+def insert_list(graph: Graph, before: Node, elements: Sequence[Value], like: Value | None) -> Value:
+    """A new list of numbers before a node, of the type of `like`; a list of ints without one."""
+    node = graph.create("prim::ListConstruct", list(elements), 1)
+    node.insertBefore(before)
+    is_list = like is not None and type_kind(like) == "ListType"
+    node.output().setType(like.type() if like is not None and is_list else torch._C.ListType.ofInts())
+    return node.output()
+
+
+def insert_unpack(graph: Graph, before: Node, content: Value, length: int) -> list[Value]:
+    """The elements of a list of ints, as it is right before a node."""
+    node = graph.create("prim::ListUnpack", [content], length)
+    node.insertBefore(before)
+    values = list(node.outputs())
+    for value in values:
+        value.setType(torch._C.IntType.get())
+    return values
+
+
+def insert_op(graph: Graph, before: Node, op: str, inputs: Sequence[Value]) -> Node:
+    """A new op with one result before a node."""
+    node = graph.create(op, list(inputs), 1)
+    node.insertBefore(before)
+    return node
+
+
+def replace_node(old: Node, new: Node) -> None:
+    """Every user of a node's only result takes that of another, and the node goes."""
+    new.output().setType(old.output().type())
+    old.output().replaceAllUsesWith(new.output())
+    old.destroy()
+
+
+def is_private_list(value: Value) -> bool:
+    """Whether a list is built right from its elements for one user, so that nothing can have changed it since."""
+    return value.node().kind() == "prim::ListConstruct" and len(value.uses()) == 1
+
+
+def set_constant_tensor(node: Node, tensor: torch.Tensor) -> None:
+    """Replaces the tensor of a constant node."""
+    node.t_("value", tensor)
+    node.output().inferTypeFrom(tensor)
 
 
 class ShapeLog:

@@ -68,7 +68,8 @@ class Step:
         drops: values that nothing reads after this step.
         on_container: its first input is statically a list, dict or tuple.
         pure: its results depend on nothing but its inputs, and on no tensor's elements or sizes.
-        settled: its result is known from the static types alone.
+        settled: its result is known from the static types alone, or is a number of axes, which belongs to what a method
+            is called with: code for inputs of another rank than any sample's is not looked into.
         writes: positions of the inputs that it changes in place.
         writes_container: it changes a list or dict in place.
     """
@@ -171,7 +172,8 @@ def _step(node: ir.Node, blocks: tuple[Program, ...], later: set[int], own: set[
         drops=tuple(number for number in touched if number not in later and number in own),
         on_container=bool(kinds) and kinds[0] in _CONTAINERS,
         pure=_is_pure(node, op, values) and not writes,
-        settled=op in _IDENTITY_TESTS and len(kinds) == 2 and kinds[1] == "NoneType" and kinds[0] not in _MAYBE_NONE,
+        settled=op == "aten::dim"
+        or (op in _IDENTITY_TESTS and len(kinds) == 2 and kinds[1] == "NoneType" and kinds[0] not in _MAYBE_NONE),
         writes=writes,
         writes_container=any(position < len(kinds) and kinds[position] in _CONTAINERS for position in writes),
     )

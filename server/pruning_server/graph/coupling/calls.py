@@ -125,6 +125,12 @@ class Call:
             joint = partner is not None and len(found.axes) > 1 and len(partner.axes) > 1
             if partner is None or joint:  # whole heads
                 self.hold(value.maps, at % len(value.shape), reason)
+            if joint:
+                self.channels.mark_heads(found.ids)
+            elif partner is not None and not (one.stored or other.stored):
+                self.channels.mark_contracted(
+                    found.ids, self.cause("two activations are multiplied and summed over it")
+                )
         if left is not None and right is not None and min(len(left.axes), len(right.axes)) == 1:
             rows, columns = _last(left, axis % left.ids.ndim), _last(right, other_axis % right.ids.ndim)
             if len(left.axes) > 1:
@@ -154,11 +160,14 @@ class Call:
         """Adds a map to disjoint ones; where they share axes their channels go together."""
         cause = self.cause("it meets channels that are laid out in another way")
         for known in [one for one in merged if set(one.axes) & set(new.axes)]:
-            if known.axes == new.axes or set(known.axes) < set(new.axes) or set(new.axes) < set(known.axes):
+            if known.axes == new.axes:
                 self.channels.unite(known.ids, new.ids, cause)
-                smaller = known if len(known.axes) <= len(new.axes) else new
                 merged.remove(known)
-                new = smaller
+            elif set(known.axes) < set(new.axes) or set(new.axes) < set(known.axes):
+                larger, smaller = (new, known) if len(known.axes) < len(new.axes) else (known, new)
+                self.channels.meet(larger.ids, smaller.ids, cause)
+                merged.remove(known)
+                new = larger
             else:
                 self.channels.freeze(known.ids, cause)
                 self.channels.freeze(new.ids, cause)

@@ -39,10 +39,14 @@ class ChannelGroup:
     Attributes:
         size: number of channels that can be removed; where they are all of an axis, one of them must stay.
         members: everything that belongs to them.
+        kind: `head` where a channel is a whole head of attention, else `channel`.
+        classes: per channel, the number of its class in `Channels`.
     """
 
     size: int
     members: tuple[Member, ...]
+    kind: str = "channel"
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,25 +83,31 @@ def find_groups(leaves: Leaves, channels: Channels) -> tuple[ChannelGroup, ...]:
     """Groups the free classes by where their elements lie, in the order of the stored tensors."""
     stored = list(leaves)
     places: dict[int, dict[_Place, list[int]]] = {}
+    heads = channels.head_classes()
     for number, leaf in enumerate(stored):
         for axis, line in enumerate(leaf.lines):
             for coordinate, root in enumerate(channels.roots(line).tolist() if line is not None else ()):
                 if not channels.is_frozen(root):
                     places.setdefault(root, {}).setdefault((number, axis), []).append(coordinate)
-    alike: dict[tuple[tuple[_Place, int], ...], list[dict[_Place, list[int]]]] = {}
-    for held in places.values():
-        alike.setdefault(tuple((place, len(found)) for place, found in held.items()), []).append(held)
-    return tuple(_group(stored, channels, classes) for classes in alike.values())
+    alike: dict[object, list[int]] = {}
+    for root, held in places.items():
+        key = (root in heads, *((place, len(found)) for place, found in held.items()))
+        alike.setdefault(key, []).append(root)
+    return tuple(_group(stored, channels, {root: places[root] for root in roots}) for roots in alike.values())
 
 
-def _group(stored: Sequence[Leaf], channels: Channels, classes: Sequence[Mapping[_Place, list[int]]]) -> ChannelGroup:
+def _group(
+    stored: Sequence[Leaf], channels: Channels, classes: Mapping[int, Mapping[_Place, list[int]]]
+) -> ChannelGroup:
     members = []
-    for number, axis in classes[0]:
-        leaf, coordinates = stored[number], tuple(tuple(held[number, axis]) for held in classes)
+    first = next(iter(classes))
+    for number, axis in classes[first]:
+        leaf, coordinates = stored[number], tuple(tuple(held[number, axis]) for held in classes.values())
         line = leaf.lines[axis]
         consumer = line is not None and channels.is_consumer(int(line[coordinates[0][0]]))
         members.append(Member(leaf.name, leaf.aliases, axis, consumer, coordinates))
-    return ChannelGroup(len(classes), tuple(members))
+    kind = "head" if first in channels.head_classes() else "channel"
+    return ChannelGroup(len(classes), tuple(members), kind, tuple(classes))
 
 
 def find_frozen(leaves: Leaves, channels: Channels) -> tuple[FrozenUse, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Cause, Channels, Ids
 from pruning_server.graph.coupling.values import Labelled, Maps, single
+from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.slots import MemoryGroup, Path, Places, group_by_memory
 from pruning_server.graph.survey import model_order
 
@@ -39,22 +40,60 @@ class Leaf:
         return found
 
 
-class Leaves:
-    """All stored tensors of a module, and the constants of its code that a run has met."""
+@dataclass(frozen=True, eq=False)
+class Baked:
+    """A floating-point tensor in the code: the nodes that give it, on the same memory."""
 
-    def __init__(self, places: Places, channels: Channels) -> None:
+    tensor: torch.Tensor
+    nodes: tuple[ir.Node, ...]
+
+
+def enumerate_constants(methods: Iterable[Method]) -> tuple[Baked, ...]:
+    """Tensors in the code of all methods, in its order: the N-th is `constant N`, the same in every load."""
+    found: dict[object, list[tuple[torch.Tensor, ir.Node]]] = {}
+    for method in methods:
+        for step in all_steps(method.program):
+            tensor = ir.constant_tensor(step.node)
+            if tensor is not None and _is_cuttable(tensor):
+                found.setdefault(_memory_key(tensor), []).append((tensor, step.node))
+    return tuple(Baked(uses[0][0], tuple(node for _, node in uses)) for uses in found.values())
+
+
+def _is_cuttable(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and tensor.layout is torch.strided
+
+
+def _memory_key(tensor: torch.Tensor) -> object:
+    place = (str(tensor.device), tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+    return (*place, tuple(tensor.shape), tensor.stride())
+
+
+def constant_name(number: int) -> str:
+    """The name of the N-th tensor in the code."""
+    return f"constant {number}"
+
+
+class Leaves:
+    """All stored tensors of a module, and the floating-point tensors in its code."""
+
+    def __init__(self, places: Places, constants: Sequence[Baked], channels: Channels) -> None:
         self._channels = channels
         self._slots = places.slots
         self._by_path: dict[Path, Leaf] = {}
-        self._constants: dict[object, Leaf] = {}
+        self._numbers = {id(node): number for number, baked in enumerate(constants) for node in baked.nodes}
+        self._unmet = set(self._numbers)
         self._read: set[int] = set()
         for group in group_by_memory(model_order(places)):
             leaf = self._create(group)
             self._by_path.update((slot.path, leaf) for slot in group.slots)
+        self._constants = [
+            Leaf(constant_name(number), (), baked.tensor, self._lines(baked.tensor))
+            for number, baked in enumerate(constants)
+        ]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Leaf]:
         """Every leaf once, in the model's order, constants last."""
-        return iter(dict.fromkeys((*self._by_path.values(), *self._constants.values())))
+        return iter(dict.fromkeys((*self._by_path.values(), *self._constants)))
 
     def read(self, path: Path, value: torch.Tensor) -> Labelled:
         """What reading an attribute, or an element of one, gives."""
@@ -68,14 +107,12 @@ class Leaves:
         return Labelled(value, leaf.maps, stored=True)
 
     def constant(self, node: ir.Node, value: torch.Tensor) -> Labelled:
-        """What a constant of the code gives."""
-        if not value.is_floating_point() or not value.numel() or value.layout is not torch.strided:
+        """What a constant of the code gives; one of code that cannot be edited carries no labels."""
+        number = self._numbers.get(id(node))
+        if number is None:
             return Labelled(value, (), stored=True)
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
-        leaf = self._constants.get(key)
-        if leaf is None:
-            name = f"constant {len(self._constants)} ({ir.source_of(node) or 'no source line'})"
-            leaf = self._constants[key] = Leaf(name, (), value, self._lines(value))
+        self._unmet.discard(id(node))
+        leaf = self._constants[number]
         self._read.add(id(leaf))
         return Labelled(value, leaf.maps, stored=True)
 
@@ -91,9 +128,12 @@ class Leaves:
 
     def freeze_unread(self) -> None:
         """What no run has read may be used by code that was not reached."""
+        cause = Cause("", "", "no run with the given samples used it")
         for leaf in self:
             if id(leaf) not in self._read:
-                self.freeze(leaf, Cause("", "", "no run with the given samples used it"))
+                self.freeze(leaf, cause)
+        for node in self._unmet:
+            self.freeze(self._constants[self._numbers[node]], cause)
 
     def freeze_indivisible(self) -> None:
         """An axis whose coordinates can only go all at once stays, since nothing would be left."""

@@ -11,7 +11,7 @@ import torch
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Cause, Channels
 from pruning_server.graph.coupling.calls import Call
-from pruning_server.graph.coupling.leaves import Leaves
+from pruning_server.graph.coupling.leaves import Leaves, enumerate_constants
 from pruning_server.graph.coupling.registry import Registry
 from pruning_server.graph.coupling.rules import REGISTRY
 from pruning_server.graph.coupling.values import (
@@ -24,22 +24,25 @@ from pruning_server.graph.coupling.values import (
     tensors_in,
     unlabel,
 )
+from pruning_server.graph.coupling.zeros import bends, keeps_zeros
 from pruning_server.graph.domain import Domain, call_operator
 from pruning_server.graph.execution import Executor, compile_methods
 from pruning_server.graph.program import Method, Program, Step, all_steps
 from pruning_server.graph.slots import Path, find_places
 from pruning_server.graph.state import StateGuard
 
-# A size that reaches these as a shape adapts by itself.
+# A size that reaches these as a shape adapts by itself, or is adapted by surgery.
 _SHAPE_OPS = """
-    view _unsafe_view reshape expand unflatten split_with_sizes repeat zeros ones full empty new_zeros new_ones new_full
-    new_empty broadcast_to
+    view _unsafe_view reshape expand unflatten split_with_sizes unsafe_split_with_sizes repeat zeros ones full empty
+    new_zeros new_ones new_full new_empty broadcast_to slice narrow
 """
 _SHAPED = frozenset(f"aten::{name}" for name in _SHAPE_OPS.split())
 # After these a tensor that other values share has other axes than its labels say.
 _RELAYS = frozenset(
     f"aten::{name}_" for name in ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze", "resize", "set")
 )
+# On lists these take numbers as places or counts, not as content.
+_COUNTING = frozenset({"aten::__getitem__", "aten::select", "aten::slice", "aten::mul", "aten::pop", "aten::Delete"})
 _SPLIT_REASON = "channels that are split into a block must leave a block"
 
 
@@ -53,7 +56,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Visit:
-    """One execution of an op on labelled tensors; `Seen` stands for every tensor in the nests of values.
+    """One execution of an op with tensors; `Seen` stands for every tensor in the nests of values.
 
     Attributes:
         node: the node in the graph that was run.
@@ -70,11 +73,21 @@ class Visit:
 
 @dataclass(frozen=True)
 class Pin:
-    """A size of a labelled axis that reaches arithmetic: it must keep its original value."""
+    """A size of a labelled axis that reaches arithmetic: it must keep its original value.
+
+    Attributes:
+        node: the node in the graph that was run.
+        position: which argument; a size in a list is at `element` of it.
+        element: its place in a list, None where it is the argument itself.
+        elements: the length of that list, else 0.
+        size: the size with its labels.
+    """
 
     node: ir.Node
     position: int
-    value: int
+    element: int | None
+    elements: int
+    size: LabelledInt
 
 
 class Tracer(Domain):
@@ -96,11 +109,11 @@ class Tracer(Domain):
     ) -> None:
         places = find_places(module)
         self.channels = Channels()
-        self.leaves = Leaves(places, self.channels)
+        self._methods = compile_methods(module) if methods is None else methods
+        self.leaves = Leaves(places, enumerate_constants(self._methods.values()), self.channels)
         self.visits: list[Visit] = []
         self.pins: list[Pin] = []
         self.failed_rules: list[str] = []
-        self._methods = compile_methods(module) if methods is None else methods
         self._settable = frozenset(name for method in self._methods.values() for name in method.settable)
         self._registry = registry
         self._guard = StateGuard(module)
@@ -111,14 +124,25 @@ class Tracer(Domain):
         """Runs a method on one sample and returns its plain output; raises as `Executor.run` does."""
         with self._guard, torch.no_grad():
             output = self._executor.run(self._methods[name], name, [_wrapped(value) for value in inputs])
-        self._freeze(output, Cause("prim::Return", "", "it is an output of the model"))
+        cause = Cause("prim::Return", "", "it is an output of the model")
+        self._freeze(output, cause)
+        self._freeze_sizes(output, cause)
         return unlabel(output)
+
+    def freeze_method(self, name: str, cause: Cause) -> None:
+        """Keeps everything that a method may use as it is, because it cannot be run."""
+        program = self._methods[name].program
+        for inner in all_steps(program):
+            if id(inner) in self._paths:
+                for leaf in self.leaves.under(self._paths[id(inner)]):
+                    self.leaves.freeze(leaf, cause)
 
     def finish(self) -> None:
         """Decides what was left open and freezes what no run has used; call once, after the last run."""
         self.leaves.freeze_unread()
         self.channels.settle(Cause("aten::view", "", _SPLIT_REASON))
         self.leaves.freeze_indivisible()
+        self.channels.switch_off_at_producers()
 
     # --- Values -------------------------------------------------------------------------------------------------------
 
@@ -148,6 +172,7 @@ class Tracer(Domain):
         else:
             cause = self._cause(step, "the model stores it in a state of another shape")
             self._freeze(value, cause)
+            self._freeze_sizes(value, cause)
             for leaf in held:
                 self.leaves.freeze(leaf, cause)
         return unlabel(value)
@@ -175,7 +200,9 @@ class Tracer(Domain):
         if rule is None and labelled:
             self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
         if rule is None or not (labelled or any(isinstance(one, torch.Tensor) for one in results)):
-            return [_settable(result) if settable else _wrapped(result) for result in results]
+            values = [_settable(result) if settable else _wrapped(result) for result in results]
+            self._visit(step, seen, values)
+            return values
         names = [argument.name for argument in ir.arguments_of(step.node)]
         call = self._call(
             step,
@@ -191,15 +218,21 @@ class Tracer(Domain):
             self._freeze(labelled, self._cause(step, f"this form of {step.op} cannot be followed"))
             values = [_wrapped(result) for result in results]
         values = self._written(call, step, inputs, values)
-        if labelled:
-            self.visits.append(Visit(step.node, step.op, tuple(seen), tuple(_seen(value) for value in values)))
+        if labelled and not keeps_zeros(step.op, inputs):
+            self._shift(step, labelled)
+        self._visit(step, seen, values)
         return values
+
+    def touch(self, step: Step, inputs: Sequence[Any]) -> None:
+        """A size that counts or picks elements of a list keeps its value."""
+        if step.op in _COUNTING:
+            self._pin_sizes(step, [None, *inputs[1:]])
 
     def control(self, step: Step, position: int, value: Any) -> Any:
         """Control flow must not change with the channels."""
         self._freeze(value, self._cause(step, "its elements become numbers"))
         if isinstance(value, LabelledInt):
-            self.pins.append(Pin(step.node, position, int(value)))
+            self.pins.append(Pin(step.node, position, None, 0, value))
         return value
 
     def repeat(self, step: Step, before: Sequence[Any], after: Sequence[Any]) -> None:
@@ -233,11 +266,17 @@ class Tracer(Domain):
         for one, other in zip(ones, others, strict=True):
             if isinstance(one, Labelled) and isinstance(other, Labelled) and one.shape == other.shape:
                 self._call(step).elementwise([one, other], one.shape)
+            elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
+                self._together(step, one, other, reason)
             elif one is not other:
                 self._freeze([one, other], self._cause(step, reason))
 
     def _cause(self, step: Step, reason: str) -> Cause:
         return Cause(step.op, ir.source_of(step.node), reason)
+
+    def _freeze_sizes(self, values: Any, cause: Cause) -> None:
+        for size in sizes_in(values):
+            self.channels.freeze(size.map.ids, cause)
 
     def _freeze(self, values: Any, cause: Cause) -> None:
         for value in tensors_in(values):
@@ -248,7 +287,26 @@ class Tracer(Domain):
         if step.op in _SHAPED:
             return
         for position, value in enumerate(inputs):
-            self.pins += [Pin(step.node, position, int(size)) for size in sizes_in(value)]
+            if isinstance(value, LabelledInt):
+                self.pins.append(Pin(step.node, position, None, 0, value))
+            elif isinstance(value, list | tuple):
+                self.pins += [
+                    Pin(step.node, position, element, len(value), size)
+                    for element, size in enumerate(value)
+                    if isinstance(size, LabelledInt)
+                ]
+
+    def _shift(self, step: Step, labelled: Sequence[Labelled]) -> None:
+        """Zeros do not pass: the channels cannot be switched off before this op, nor can a stored tensor after it."""
+        for value in labelled:
+            for one in value.maps:
+                self.channels.mark_shifted(one.ids)
+            if value.stored and bends(step.op):
+                self._freeze(value, self._cause(step, "the model computes it from a stored tensor in a bent way"))
+
+    def _visit(self, step: Step, seen: Sequence[Any], values: Sequence[Any]) -> None:
+        if any(True for one in (*seen, *values) if _holds_tensor(one)):
+            self.visits.append(Visit(step.node, step.op, tuple(seen), tuple(_seen(value) for value in values)))
 
     def _written(self, call: Call, step: Step, inputs: Sequence[Any], values: list[Any]) -> list[Any]:
         """A tensor that is changed in place keeps its labels: other views of it know nothing of new ones."""
@@ -283,6 +341,12 @@ def _settable(value: Any) -> Any:
     if isinstance(value, list):
         return [_settable(one) for one in value]
     return SettableInt(value) if type(value) is int else _wrapped(value)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(one) for one in value)
+    return isinstance(value, Seen | Labelled)
 
 
 def _seen(value: Any) -> Any:

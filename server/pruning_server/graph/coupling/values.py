@@ -55,8 +55,8 @@ class Labelled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return tuple(self.tensor.shape)
+        """The tensor's shape; empty for a nested tensor, which has none and never carries labels."""
+        return () if self.tensor.is_nested else tuple(self.tensor.shape)
 
     def map_at(self, axis: int) -> AxisMap | None:
         """The map that covers an axis; negative axes count from the end."""
@@ -138,11 +138,11 @@ def tensors_in(value: Any) -> Iterator[Labelled]:
 
 
 def sizes_in(value: Any) -> Iterator[LabelledInt]:
-    """Every labelled size in a nest of lists and tuples."""
+    """Every labelled size in a nest of lists, tuples and dicts."""
     if isinstance(value, LabelledInt):
         yield value
-    elif isinstance(value, list | tuple):
-        for one in value:
+    elif isinstance(value, list | tuple | dict):
+        for one in value.values() if isinstance(value, dict) else value:
             yield from sizes_in(one)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
-from pruning_server.graph.coupling.values import Labelled, Maps
+from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps
 
 
 def attend(call: Call) -> list[Any]:
-    """[..., L, E] queries, [..., S, E] keys, [..., S, V] values: E is held, S and L stay, V goes on."""
+    """[..., L, E] queries, [..., S, E] keys, [..., S, V] values: E is held, S and L stay, V goes on.
+
+    Where several heads of queries share one of keys and values, they go with it.
+    """
     query, key, value = call["query"], call["key"], call["value"]
     if call["enable_gqa"]:
-        call.freeze([query, key, value, call["attn_mask"]], "heads that share keys are not followed")
-        return [call.result((), index) for index in range(len(call.results))]
+        key, value = _repeated(key, query), _repeated(value, query)
     call.contract(query, -1, key, -1)
     for one in (query, key):
         call.hold(one.maps, len(one.shape) - 1, "the scale of attention depends on its length")
@@ -24,6 +28,16 @@ def attend(call: Call) -> list[Any]:
     if isinstance(mask, Labelled):
         operands.append(_rows(call, mask, keep=-2))
     return [call.result(call.combine(operands, tuple(call.results[0].shape)))]
+
+
+def _repeated(value: Labelled, query: Labelled) -> Labelled:
+    """Heads of keys or values [.., H, S, E], each as often in a row as there are queries' heads that share it."""
+    heads, shared = query.shape[-3], value.shape[-3]
+    times = heads // shared
+    maps: Maps = ()
+    for one in value.maps:
+        maps += (AxisMap(np.repeat(one.ids, times, -3) if one.covers(one.ids.ndim - 3) else one.ids),)
+    return Labelled(value.tensor.repeat_interleave(times, -3), maps, value.stored)
 
 
 def _rows(call: Call, value: Labelled, keep: int | None) -> tuple[Maps, tuple[int, ...]]:

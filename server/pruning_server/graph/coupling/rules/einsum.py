@@ -9,19 +9,21 @@ import numpy as np
 
 from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
-from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps
+from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, squeezed
+
+
+# torch itself knows a to z and A to Z; these stand for the axes of an ellipsis, from the last one on.
+_ELLIPSIS = [chr(0x100 + number) for number in range(64)]
 
 
 def einsum(call: Call) -> list[Any]:
     """A product over all letters, element by element, of which the letters that the result lacks are summed."""
     operands = list(call["tensors"])
-    left, arrow, right = str(call["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or "..." in left or any(len(set(term)) != len(term) for term in terms):
-        call.freeze(operands, "this kind of einsum is not followed")
-        return [call.result(())]
-    letters = list(dict.fromkeys(left.replace(",", "")))
-    factors = [_spread(operand, term, letters) for operand, term in zip(operands, terms, strict=True)]
+    terms, right = _explicit(str(call["equation"]), [len(operand.shape) for operand in operands])
+    pairs = [_without_repeats(call, operand, term) for operand, term in zip(operands, terms, strict=True)]
+    operands, terms = [operand for operand, _ in pairs], [term for _, term in pairs]
+    letters = list(dict.fromkeys("".join(terms)))
+    factors = [_spread(operand, term, letters) for operand, term in pairs]
     sizes = [max(shape[axis] for _, shape in factors) for axis in range(len(letters))]
     maps = call.combine(factors, sizes)
     for axis, letter in enumerate(letters):
@@ -31,6 +33,33 @@ def einsum(call: Call) -> list[Any]:
     order = [letters.index(letter) for letter in right]
     rest = [axis for axis in range(len(letters)) if axis not in order]
     return [call.result(tuple(_ordered(one, order, rest) for one in maps))]
+
+
+def _explicit(equation: str, dims: Sequence[int]) -> tuple[list[str], str]:
+    """Terms and result with a letter for every axis: an ellipsis and a result that is not written are spelled out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = []
+    for term, count in zip(left.split(","), dims, strict=True):
+        before, dots, after = term.partition("...")
+        hidden = _ELLIPSIS[: count - len(before) - len(after)] if dots else []
+        terms.append(before + "".join(reversed(hidden)) + after)
+    joined = "".join(terms)
+    dots = "".join(letter for letter in reversed(_ELLIPSIS) if letter in joined)
+    if not arrow:
+        right = "..." + "".join(sorted(letter for letter in set(joined) - set(dots) if joined.count(letter) == 1))
+    return terms, right.replace("...", dots)
+
+
+def _without_repeats(call: Call, operand: Labelled, term: str) -> tuple[Labelled, str]:
+    """A letter that comes twice in one term takes the diagonal, along which nothing may go."""
+    repeated = [axis for axis, letter in enumerate(term) if term.count(letter) > 1]
+    if not repeated:
+        return operand, term
+    maps = call.held(operand, repeated, "einsum takes a diagonal")
+    gone = [axis for axis in repeated if term.index(term[axis]) != axis]
+    kept = [axis for axis in range(len(term)) if axis not in gone]
+    tensor = operand.tensor[tuple(0 if axis in gone else slice(None) for axis in range(len(term)))]
+    return Labelled(tensor, squeezed(maps, gone), operand.stored), "".join(term[axis] for axis in kept)
 
 
 def _spread(operand: Labelled, term: str, letters: Sequence[str]) -> tuple[Maps, tuple[int, ...]]:

@@ -18,9 +18,32 @@ def concatenate(call: Call) -> list[Any]:
     parts = [part for part in call["tensors"] if part.tensor.dim() == call.results[0].dim()]
     shape = tuple(call.results[0].shape)
     axis = int(call["dim"] or 0) % len(shape)
+    blocks = [part.map_at(axis) for part in parts]
+    joint = _joint(call, blocks, axis)
+    if joint is not None:
+        rest = [tuple(one for one in part.maps if not one.covers(axis)) for part in parts]
+        sides = [(maps, _shrunk(part.shape, axis)) for maps, part in zip(rest, parts, strict=True)]
+        return [call.result((*_across(call, sides, shape, joint), joint))]
     lines = [call.line(part, axis, "it is joined with another tensor") for part in parts]
     others = [(call.uncovered(part.maps, axis), _shrunk(part.shape, axis)) for part in parts]
     return [call.result(call.combine(others, _shrunk(shape, axis)) + _joined(lines, parts, axis))]
+
+
+def _joint(call: Call, blocks: Sequence[AxisMap | None], axis: int) -> AxisMap | None:
+    """Parts whose channels lie on the same several axes are a block of these axes again; None where they are not."""
+    found = [one.ids for one in blocks if one is not None]
+    sides = {_shrunk(ids.shape, axis) for ids in found}
+    if len(found) < len(blocks) or len(sides) != 1 or max(next(iter(sides))) == 1:
+        return None
+    ids = np.concatenate(found, axis)
+    call.channels.require_box(ids)
+    return AxisMap(ids)
+
+
+def _across(call: Call, sides: Sequence[tuple[Maps, tuple[int, ...]]], shape: Sequence[int], joint: AxisMap) -> Maps:
+    """The other labels of the parts; axes that the block covers are no news to them."""
+    free = tuple(1 if axis in joint.axes else size for axis, size in enumerate(shape))
+    return call.combine([(maps, free) for maps, _ in sides], free)
 
 
 def _joined(lines: Sequence[Ids | None], parts: Sequence[Labelled], axis: int) -> Maps:

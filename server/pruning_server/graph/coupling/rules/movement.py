@@ -10,13 +10,14 @@ import torch
 from pruning_server.graph.channels import Ids
 from pruning_server.graph.coupling.calls import Call, Rule, axis_list
 from pruning_server.graph.coupling.registry import named
+from pruning_server.graph.coupling.rules.indexing import freeze_all, indexed_axes
 from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, as_tensor, from_tensor, single, tensors_in
 
 _MOVES = """
     view _unsafe_view reshape view_as reshape_as permute transpose t numpy_T adjoint mT matrix_H mH movedim moveaxis
     swapaxes swapdims flatten unflatten ravel squeeze unsqueeze slice narrow
     chunk unsafe_chunk split unsafe_split split_with_sizes unsafe_split_with_sizes tensor_split hsplit vsplit dsplit
-    flip fliplr flipud repeat tile repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    flip fliplr flipud repeat tile pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
     atleast_1d atleast_2d atleast_3d
 """
 
@@ -33,6 +34,11 @@ def move(call: Call) -> list[Any]:
         if call.op not in {"aten::view_as", "aten::reshape_as"}:
             call.freeze(other, "it says which elements are taken")
     return _moved(call, source, source.maps)
+
+
+def repeat_each(call: Call) -> list[Any]:
+    """`repeat_interleave`; one overload has no value, only numbers of repetitions."""
+    return freeze_all(call) if call["self"] is None else move(call)
 
 
 def _moved(call: Call, source: Labelled, maps: Maps) -> list[Any]:
@@ -94,13 +100,7 @@ def index(call: Call) -> list[Any]:
     """Indexing by tensors: the indexed axes stay as they are, the others keep their labels."""
     source, indices = call["self"], list(call["indices"])
     call.freeze(indices, "it says which elements are taken")
-    axes = []
-    position = 0
-    for one in indices:
-        width = one.tensor.dim() if isinstance(one, Labelled) and one.tensor.dtype in (torch.bool, torch.uint8) else 1
-        axes += list(range(position, position + width)) if one is not None else []
-        position += width
-    return _moved(call, source, call.held(source, axes, "channels are picked by an index"))
+    return _moved(call, source, call.held(source, indexed_axes(indices), "channels are picked by an index"))
 
 
 def expand(call: Call) -> list[Any]:
@@ -119,6 +119,7 @@ RULES: Mapping[str, Rule] = {
     **named(_MOVES, move),
     **named("select unbind", pick),
     **named("roll unfold index_select diagonal", hold_named_axes),
-    **named("index", index),
+    **named("index _unsafe_index", index),
+    **named("repeat_interleave", repeat_each),
     **named("expand expand_as broadcast_to", expand),
 }

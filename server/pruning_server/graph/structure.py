@@ -1,0 +1,227 @@
+"""What can be removed of a model, what that would cost and save, and its removal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pruning_server.graph import ir
+from pruning_server.graph.channels import Cause, Channels
+from pruning_server.graph.coupling.groups import ChannelGroup, find_frozen, find_groups
+from pruning_server.graph.coupling.tracer import Tracer
+from pruning_server.graph.execution import Method, compile_methods
+from pruning_server.graph.slots import find_places
+from pruning_server.graph.surgery.costs import (
+    ShapeLengths,
+    StructureCost,
+    Work,
+    count_values,
+    find_work,
+    leaf_lengths,
+)
+from pruning_server.graph.surgery.cut import AxisCut, Cut, Removal
+from pruning_server.graph.surgery.editing import edit_code
+from pruning_server.graph.surgery.edits import Edit
+from pruning_server.graph.surgery.planning import plan_edits
+from pruning_server.graph.surgery.tensors import shrink_tensors
+from pruning_server.graph.values import FrozenUse
+
+__all__ = ["Cut", "Removal", "Structure", "StructureCost", "analyse", "shrink"]
+
+Samples = Mapping[str, Sequence[Sequence[object]]]
+"""By method, the inputs of each run."""
+
+
+@dataclass(frozen=True)
+class _StoredAxis:
+    """One axis of one stored tensor: the class of every coordinate, and which of them are switched off there."""
+
+    tensor: str
+    aliases: tuple[str, ...]
+    axis: int
+    classes: tuple[int, ...]
+    switches: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The channels of a model.
+
+    Attributes:
+        groups: channels that can be removed, each with everything that belongs to it.
+        frozen: what cannot, and why.
+        methods: methods that were run to find this out.
+        failed_rules: forms of ops that a rule did not foresee; what they touch is frozen.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[FrozenUse, ...]
+    methods: tuple[str, ...]
+    failed_rules: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    axes: tuple[_StoredAxis, ...]
+    parameters: tuple[ShapeLengths, ...]
+    work: tuple[Work, ...]
+    batch_size: int
+
+    def classes(self, removal: Removal) -> frozenset[int]:
+        """The classes of the channels to remove.
+
+        Raises:
+            ValueError: a group or channel that does not exist.
+        """
+        found = set()
+        for number, channels in removal.items():
+            if not 0 <= number < len(self.groups):
+                raise ValueError(f"there is no group {number}")
+            group = self.groups[number]
+            for channel in channels:
+                if not 0 <= channel < group.size:
+                    raise ValueError(f"group {number} has no channel {channel}")
+                found.add(group.classes[channel])
+        return frozenset(found)
+
+    def cost(self, removal: Removal) -> StructureCost:
+        """Parameters, and multiply-accumulates of one sample of `forward`, after a removal."""
+        removed = self.classes(removal)
+        total = 0
+        for work in self.work:
+            macs = work.macs(removed)
+            if macs is None:
+                return StructureCost(count_values(self.parameters, removed), None)
+            total += macs
+        per_sample = (2 * total + self.batch_size) // (2 * self.batch_size)
+        return StructureCost(count_values(self.parameters, removed), per_sample)
+
+    def cut(self, removal: Removal) -> Cut:
+        """What a removal takes from each stored tensor.
+
+        Raises:
+            ValueError: nothing would be left of an axis, or the removal names what does not exist.
+        """
+        removed = self.classes(removal)
+        cuts = []
+        for one in self.axes:
+            gone = [number for number, root in enumerate(one.classes) if root in removed]
+            if not gone:
+                continue
+            kept = tuple(number for number, root in enumerate(one.classes) if root not in removed)
+            if not kept:
+                raise ValueError(f"nothing would be left of axis {one.axis} of {one.tensor}")
+            zeroed = tuple(number for number in gone if one.switches[number])
+            cuts.append(AxisCut(one.tensor, one.aliases, one.axis, len(one.classes), kept, zeroed))
+        return tuple(cuts)
+
+
+def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int = 1) -> Structure:
+    """Finds out which channels can be removed, by running the model with labels on every axis.
+
+    Methods without samples are run with those of `forward`, or without arguments, where they take them; what only
+    they use, and cannot be reached so, stays as it is.
+
+    Args:
+        module: a load of the archive that nobody else uses; it is the same afterwards.
+        samples: by method, the inputs of each run; two batch sizes at least, where the model allows.
+        batch_size: samples in the first run of `forward`, for the cost per sample.
+
+    Raises:
+        TypeError: too few arguments.
+        RuntimeError: whatever the model raises, or a node that cannot be executed.
+    """
+    methods = compile_methods(module)
+    tracer = Tracer(module, methods)
+    visited = 0
+    for inputs in samples.get("forward", ()):
+        tracer.trace("forward", inputs)
+        visited = visited or len(tracer.visits)
+    run = ["forward"] if "forward" in samples else []
+    for name, runs in samples.items():
+        for inputs in runs if name != "forward" else ():
+            tracer.trace(name, inputs)
+        run += [name] if name != "forward" else []
+    run += _explore(module, tracer, methods, samples)
+    tracer.finish()
+    channels = tracer.channels
+    edits = plan_edits(tracer, methods)
+    # Freezing during planning may have closed the last way out of an axis.
+    tracer.leaves.freeze_indivisible()
+    parameters = _parameters(module) or frozenset(leaf.name for leaf in tracer.leaves)
+    return Structure(
+        groups=find_groups(tracer.leaves, channels),
+        frozen=find_frozen(tracer.leaves, channels),
+        methods=tuple(run),
+        failed_rules=tuple(dict.fromkeys(tracer.failed_rules)),
+        edits=edits,
+        axes=_stored_axes(tracer, channels),
+        parameters=tuple(leaf_lengths(leaf, channels) for leaf in tracer.leaves if leaf.name in parameters),
+        work=find_work(tracer.visits[:visited], channels),
+        batch_size=batch_size,
+    )
+
+
+def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Removal) -> Cut:
+    """Removes channels from a load of the analysed archive, in place; returns what was taken from each tensor.
+
+    Save and load the module before running it: torch may still run the old code until then.
+
+    Raises:
+        ValueError: nothing would be left of an axis, or the removal names what does not exist.
+    """
+    cut = structure.cut(removal)
+    methods = compile_methods(module, in_place=True)
+    edit_code(methods, structure.edits, structure.classes(removal))
+    shrink_tensors(module, methods.values(), cut)
+    return cut
+
+
+def _explore(
+    module: torch.jit.ScriptModule, tracer: Tracer, methods: Mapping[str, Method], samples: Samples
+) -> list[str]:
+    """Runs the methods that nobody sent samples for; what those that do not run may use is frozen."""
+    found = []
+    for name in methods:
+        if name in samples:
+            continue
+        if _ran(tracer, name, ir.argument_count(module, name), samples.get("forward", ())):
+            found.append(name)
+        else:
+            cause = Cause("", "", f"method '{name}' uses it and could not be run; send samples for it")
+            tracer.freeze_method(name, cause)
+    return found
+
+
+def _ran(tracer: Tracer, name: str, arguments: int, runs: Sequence[Sequence[object]]) -> bool:
+    attempts: Sequence[Sequence[object]] = runs if arguments else ((),)
+    if not attempts:
+        return False
+    try:
+        for inputs in attempts:
+            tracer.trace(name, inputs)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _parameters(module: torch.jit.ScriptModule) -> frozenset[str]:
+    return frozenset(slot.name for slot in find_places(module).slots.values() if slot.parameter)
+
+
+def _stored_axes(tracer: Tracer, channels: Channels) -> tuple[_StoredAxis, ...]:
+    at_producers = channels.switch_off_at_producers()
+    found = []
+    for leaf in tracer.leaves:
+        for axis, line in enumerate(leaf.lines):
+            if line is None:
+                continue
+            roots = channels.roots(line).tolist()
+            if all(channels.is_frozen(root) for root in roots):
+                continue
+            switches = tuple(
+                channels.is_consumer(element) or root in at_producers
+                for element, root in zip(line.tolist(), roots, strict=True)
+            )
+            classes = tuple(-1 if channels.is_frozen(root) else root for root in roots)
+            found.append(_StoredAxis(leaf.name, leaf.aliases, axis, classes, switches))
+    return tuple(found)

@@ -1,0 +1,215 @@
+"""What an op's numbers must be once channels are gone: one function per family of ops that bake sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from pruning_server.graph.channels import Ids
+from pruning_server.graph.coupling.values import LabelledInt
+from pruning_server.graph.surgery.seeing import Sight
+
+
+class Collector(Protocol):
+    """Takes what the families ask for."""
+
+    def resize(self, sight: Sight, name: str, element: int | None, line: Ids | None) -> None:
+        """The number must be what is left of the line; None: it must stay as it is."""
+        ...
+
+    def divide(self, sight: Sight, axis_name: str, lines: list[Ids | None]) -> None:
+        """The results must have these lengths."""
+        ...
+
+    def agree(self, sight: Sight, one: Any, other: Any, axis: int) -> None:
+        """Both tensors' axes must lose the same."""
+        ...
+
+    def refuse(self, sight: Sight, reason: str) -> None:
+        """Nothing may be removed of any tensor that the op sees."""
+        ...
+
+
+Demand: TypeAlias = Callable[[Sight, Collector], None]
+
+
+def _sizes(name: str) -> Demand:
+    """A list with the length of each axis of the result."""
+
+    def demand(sight: Sight, collector: Collector) -> None:
+        sizes = sight.argument(name)
+        result = sight.result()
+        if not isinstance(sizes, tuple) or result is None or len(sizes) != len(result.shape):
+            return
+        for axis, size in enumerate(sizes):
+            if size != -1:
+                collector.resize(sight, name, axis, sight.line(result, axis))
+
+    return demand
+
+
+def _unflatten(sight: Sight, collector: Collector) -> None:
+    result, sizes = sight.result(), sight.argument("sizes")
+    if result is None or not isinstance(sizes, tuple):
+        return
+    first = int(sight.argument("dim")) % (len(result.shape) - len(sizes) + 1)
+    for number, size in enumerate(sizes):
+        if size != -1:
+            collector.resize(sight, "sizes", number, sight.line(result, first + number))
+
+
+def _slice(sight: Sight, collector: Collector) -> None:
+    source = sight.tensor("self")
+    if source is None:
+        return
+    axis = int(sight.argument("dim")) % len(source.shape)
+    line, size = sight.line(source, axis), source.shape[axis]
+    if line is not None and sight.argument("step") != 1:
+        collector.refuse(sight, "channels are picked in steps")
+        return
+    for name in ("start", "end"):
+        bound = sight.argument(name)
+        if bound is None or bound >= size or bound == 0:
+            continue
+        if bound < 0 and line is not None and not sight.is_constant(name):
+            collector.refuse(sight, "channels are counted from the end by a number that is computed")
+            return
+        collector.resize(sight, name, None, None if line is None else line[: bound % size if bound < 0 else bound])
+
+
+def _narrow(sight: Sight, collector: Collector) -> None:
+    source = sight.tensor("self")
+    if source is None or not isinstance(sight.argument("start"), int):
+        return
+    axis = int(sight.argument("dim")) % len(source.shape)
+    line, start, length = sight.line(source, axis), sight.argument("start"), int(sight.argument("length"))
+    if start < 0 and line is not None:
+        collector.refuse(sight, "channels are counted from the end")
+        return
+    collector.resize(sight, "start", None, None if line is None else line[:start])
+    collector.resize(sight, "length", None, None if line is None else line[start : start + length])
+
+
+def _split(sight: Sight, collector: Collector) -> None:
+    """Equal parts: of a given length, or a given number of them."""
+    if isinstance(sight.argument("split_size"), tuple):
+        _split_with_sizes(sight, collector)
+        return
+    lines = _result_lines(sight, "dim")
+    if all(line is None for line in lines):
+        if "split_size" in sight.names:
+            collector.resize(sight, "split_size", None, None)
+        return
+    collector.divide(sight, "dim", lines)
+
+
+def _split_with_sizes(sight: Sight, collector: Collector) -> None:
+    name = "split_sizes" if "split_sizes" in sight.names else "split_size"
+    for number, line in enumerate(_result_lines(sight, "dim")):
+        collector.resize(sight, name, number, line)
+
+
+def _result_lines(sight: Sight, axis_name: str) -> list[Ids | None]:
+    parts = sight.results()
+    return [sight.line(part, int(sight.argument(axis_name)) % len(part.shape)) for part in parts]
+
+
+def _uneven_split(sight: Sight, collector: Collector) -> None:
+    parts = sight.results()
+    source = sight.tensor("self")
+    if source is None or not parts:
+        return
+    changed = {axis for part in parts for axis in range(len(part.shape)) if part.shape[axis] != source.shape[axis]}
+    if any(sight.line(source, axis) is not None for axis in changed):
+        collector.refuse(sight, "channels are split in a way that is not followed")
+
+
+def _pad(sight: Sight, collector: Collector) -> None:
+    source, result, widths = sight.tensor("self"), sight.result(), sight.argument("pad")
+    if source is None or result is None or not isinstance(widths, tuple):
+        return
+    for number in range(len(widths) // 2):
+        axis = len(source.shape) - 1 - number
+        before, after = int(widths[2 * number]), int(widths[2 * number + 1])
+        line = sight.line(result, axis)
+        if line is not None and min(before, after) < 0:
+            collector.refuse(sight, "channels are cut off by a negative padding")
+            return
+        if before > 0:
+            collector.resize(sight, "pad", 2 * number, None if line is None else line[:before])
+        if after > 0:
+            collector.resize(sight, "pad", 2 * number + 1, None if line is None else line[len(line) - after :])
+
+
+def _convolution(sight: Sight, collector: Collector) -> None:
+    groups, value, weight = int(sight.argument("groups")), sight.tensor("input"), sight.tensor("weight")
+    if groups == 1 or value is None or weight is None:
+        return
+    axis = len(value.shape) - (len(weight.shape) - 2) - 1
+    collector.resize(sight, "groups", None, _whole_groups(sight, sight.line(value, axis), groups))
+
+
+def _group_norm(sight: Sight, collector: Collector) -> None:
+    value = sight.tensor("input")
+    name = "num_groups" if "num_groups" in sight.names else "group"
+    if value is not None:
+        groups = int(sight.argument(name))
+        collector.resize(sight, name, None, _whole_groups(sight, sight.line(value, 1), groups))
+
+
+def _whole_groups(sight: Sight, line: Ids | None, groups: int) -> Ids | None:
+    """One element per group where whole groups can go; None where each of them only becomes narrower."""
+    if line is None:
+        return None
+    rows = line.reshape(groups, -1)
+    roots = sight.channels.roots(rows)
+    return rows[:, 0] if groups > 1 and bool(np.any(roots != roots[:1])) else None
+
+
+def _like_other(sight: Sight, collector: Collector) -> None:
+    other, result = sight.tensor("other"), sight.result()
+    if other is None or result is None:
+        return
+    for axis in range(len(result.shape)):
+        collector.agree(sight, other, result, axis)
+
+
+def _shuffle(sight: Sight, collector: Collector) -> None:
+    source = sight.tensor("self") or sight.tensor("input")
+    if source is not None and sight.line(source, 1) is not None:
+        collector.refuse(sight, "groups of channels are shuffled by one op")
+
+
+def own_line(number: LabelledInt, sight: Sight) -> Ids | None:
+    """The line that a size was read off."""
+    return sight.line_of(number.map, number.axis)
+
+
+def _same(demand: Demand, names: str) -> dict[str, Demand]:
+    return {f"aten::{name}": demand for name in names.split()}
+
+
+DEMANDS: Mapping[str, Demand] = {
+    **_same(_sizes("size"), "view _unsafe_view zeros ones full empty new_zeros new_ones new_full new_empty"),
+    **_same(_sizes("size"), "expand broadcast_to"),
+    **_same(_sizes("shape"), "reshape"),
+    **_same(_unflatten, "unflatten"),
+    **_same(_slice, "slice"),
+    **_same(_narrow, "narrow"),
+    **_same(_split, "chunk unsafe_chunk split unsafe_split"),
+    **_same(_split_with_sizes, "split_with_sizes unsafe_split_with_sizes"),
+    **_same(_uneven_split, "tensor_split hsplit vsplit dsplit"),
+    **_same(_pad, "pad constant_pad_nd"),
+    **_same(
+        _convolution,
+        """
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
+        """,
+    ),
+    **_same(_group_norm, "group_norm native_group_norm"),
+    **_same(_like_other, "view_as reshape_as expand_as"),
+    **_same(_shuffle, "channel_shuffle native_channel_shuffle"),
+}
+"""By op; what is not listed has no number that depends on channels, or freezes them."""

@@ -1,0 +1,104 @@
+"""Carries out edits on the graphs of a module's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from math import gcd
+
+from pruning_server.graph import ir
+from pruning_server.graph.program import Method, all_steps
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Pin, Resize
+
+
+def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: AbstractSet[int]) -> int:
+    """Adapts the numbers in the code to the removal of these classes; returns how many nodes were edited.
+
+    Args:
+        methods: compiled in place (`compile_methods(module, in_place=True)`): their graphs are the module's own.
+        edits: from `plan_edits` on another load of the same archive.
+        removed: classes, as `Length` counts them.
+    """
+    nodes = {
+        Address(name, number): (method.graph, step.node)
+        for name, method in methods.items()
+        for number, step in enumerate(all_steps(method.program))
+    }
+    numbers: dict[tuple[Address, int], list[Resize | Pin]] = {}
+    divisions: list[Divide] = []
+    for edit in edits:
+        if isinstance(edit, Divide):
+            divisions += [edit] if any(_changes(length.kept(removed), length.total) for length in edit.lengths) else []
+        elif _changes(edit.length.kept(removed), edit.length.total):
+            numbers.setdefault((edit.address, edit.position), []).append(edit)
+    for (address, position), wanted in numbers.items():
+        graph, node = nodes[address]
+        _Editor(graph, node, removed).change(position, wanted)
+    for division in divisions:
+        graph, node = nodes[division.address]
+        _Editor(graph, node, removed).divide(division)
+    return len({address for address, _ in numbers} | {division.address for division in divisions})
+
+
+def _changes(kept: int, total: int) -> bool:
+    return kept != total
+
+
+class _Editor:
+    """Edits one node."""
+
+    def __init__(self, graph: ir.Graph, node: ir.Node, removed: AbstractSet[int]) -> None:
+        self._graph = graph
+        self._node = node
+        self._removed = removed
+
+    def change(self, position: int, wanted: Sequence[Resize | Pin]) -> None:
+        """Replaces one argument, or elements of it."""
+        old = list(self._node.inputs())[position]
+        if wanted[0].element is None:
+            (edit,) = wanted
+            ir.replace_input(self._node, position, self._number(old, edit))
+            return
+        elements = self._elements(old, wanted[0].elements)
+        for edit in wanted:
+            if edit.element is not None:
+                elements[edit.element] = self._number(elements[edit.element], edit)
+        ir.replace_input(self._node, position, ir.insert_list(self._graph, self._node, elements, old))
+
+    def divide(self, division: Divide) -> None:
+        """Replaces an equal split by one with lengths."""
+        lengths = [self._constant(length.kept(self._removed)) for length in division.lengths]
+        inputs = list(self._node.inputs())
+        sizes = ir.insert_list(self._graph, self._node, lengths, None)
+        new = ir.insert_op(
+            self._graph, self._node, "aten::split_with_sizes", [inputs[0], sizes, inputs[division.axis_position]]
+        )
+        ir.replace_node(self._node, new)
+
+    def _elements(self, old: ir.Value, length: int) -> list[ir.Value]:
+        """The elements of a list argument; a list that others may change is read right before the node."""
+        known, content = ir.constant_of(old)
+        if known:
+            return [self._constant(int(number)) for number in content]
+        if ir.is_private_list(old):
+            return list(old.node().inputs())
+        return ir.insert_unpack(self._graph, self._node, old, length)
+
+    def _number(self, old: ir.Value, edit: Resize | Pin) -> ir.Value:
+        kept, total = edit.length.kept(self._removed), edit.length.total
+        if isinstance(edit, Pin):
+            return self._scaled(old, total, kept)
+        return self._constant(kept) if ir.constant_of(old)[0] else self._scaled(old, kept, total)
+
+    def _scaled(self, old: ir.Value, factor: int, divisor: int) -> ir.Value:
+        """`old * factor // divisor`, which leaves no remainder."""
+        common = gcd(factor, divisor)
+        product = ir.insert_arithmetic(self._graph, self._node, "aten::mul", old, self._constant(factor // common), old)
+        if divisor == common:
+            return product
+        return ir.insert_arithmetic(
+            self._graph, self._node, "aten::floordiv", product, self._constant(divisor // common), old
+        )
+
+    def _constant(self, value: int) -> ir.Value:
+        return ir.insert_constant(self._graph, self._node, value)

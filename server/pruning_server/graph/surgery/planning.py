@@ -1,0 +1,174 @@
+"""From what was seen to the edits of the code; where no edit would do, the channels are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pruning_server.graph import ir
+from pruning_server.graph.channels import Cause, Channels, Ids
+from pruning_server.graph.coupling.tracer import Pin as SeenPin
+from pruning_server.graph.coupling.tracer import Seen, Tracer, Visit
+from pruning_server.graph.coupling.values import LabelledInt
+from pruning_server.graph.execution import Method
+from pruning_server.graph.program import all_steps
+from pruning_server.graph.surgery.demands import DEMANDS, own_line
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Pin, Resize
+from pruning_server.graph.surgery.lengths import Length, axis_line, is_free
+from pruning_server.graph.surgery.seeing import Sight
+
+# Where a number is: its node (by address, and by identity where it has none), argument, element, length of the list.
+_Spot = tuple[Address | None, int, int, int | None, int]
+
+
+def addresses(methods: Mapping[str, Method]) -> dict[int, Address]:
+    """Where each node is, by its Python identity, which it keeps while its method lives."""
+    return {
+        id(step.node): Address(name, number)
+        for name, method in methods.items()
+        for number, step in enumerate(all_steps(method.program))
+    }
+
+
+def plan_edits(tracer: Tracer, methods: Mapping[str, Method]) -> tuple[Edit, ...]:
+    """Edits for whatever may be removed; freezes what no edit would make right. Call after `Tracer.finish`."""
+    planner = _Planner(tracer.channels, addresses(methods))
+    for visit in tracer.visits:
+        planner.read(visit)
+    for pin in tracer.pins:
+        planner.pin(pin)
+    return planner.edits()
+
+
+class _Planner:
+    """Fills `demands.Collector`."""
+
+    def __init__(self, channels: Channels, places: Mapping[int, Address]) -> None:
+        self._channels = channels
+        self._places = places
+        self._lengths: dict[_Spot, Length] = {}
+        self._pins: dict[_Spot, Length] = {}
+        self._divisions: dict[tuple[Address | None, int, int], tuple[Length, ...]] = {}
+        self._causes: dict[_Spot | tuple[Address | None, int, int], Cause] = {}
+
+    def read(self, visit: Visit) -> None:
+        """Takes in one execution of an op."""
+        self._keep_something(visit)
+        demand = DEMANDS.get(visit.op)
+        if demand is not None:
+            demand(Sight(visit, self._channels), self)
+
+    def pin(self, seen: SeenPin) -> None:
+        """Takes in a size that reaches arithmetic."""
+        line = axis_line(seen.size.map, seen.size.axis, self._channels)
+        if line is None or not is_free(line, self._channels):
+            return
+        place = self._places.get(id(seen.node))
+        cause = _cause(seen.node, "its size is used in a computation that cannot be edited")
+        spot = (place, id(seen.node), seen.position, seen.element, seen.elements)
+        self._put(self._pins, spot, Length.of(line, self._channels), cause)
+
+    def edits(self) -> tuple[Edit, ...]:
+        """What is left to do once everything is frozen that must be."""
+        found: list[Edit] = []
+        for kind, spots in ((Resize, self._lengths), (Pin, self._pins)):
+            for (place, _, position, element, elements), wanted in spots.items():
+                length = wanted.thawless(self._channels)
+                if length.classes and place is not None:
+                    found.append(kind(place, position, element, elements, length))
+        for (place, _, position), parts in self._divisions.items():
+            lengths = tuple(length.thawless(self._channels) for length in parts)
+            if any(length.classes for length in lengths) and place is not None:
+                found.append(Divide(place, position, lengths))
+        return tuple(found)
+
+    # --- Collector ----------------------------------------------------------------------------------------------------
+
+    def resize(self, sight: Sight, name: str, element: int | None, line: Ids | None) -> None:
+        """See `Collector`."""
+        position = sight.position(name)
+        value: Any = sight.visit.inputs[position]
+        elements = 0 if element is None else len(value)
+        value = value if element is None else value[element]
+        wanted = Length.constant(int(value)) if line is None else Length.of(line, self._channels)
+        cause = _cause(sight.visit.node, "a number in the code that depends on it cannot be adapted")
+        if isinstance(value, LabelledInt):
+            own = own_line(value, sight)
+            had = Length.constant(int(value)) if own is None else Length.of(own, self._channels)
+            if had.classes != wanted.classes:
+                self._freeze(had, cause)
+                self._freeze(wanted, cause)
+            wanted = Length.constant(0)  # it adapts by itself, so that every visit must
+        spot = (self._place(sight), id(sight.visit.node), position, element, elements)
+        self._put(self._lengths, spot, wanted, cause)
+
+    def divide(self, sight: Sight, axis_name: str, lines: list[Ids | None]) -> None:
+        """See `Collector`."""
+        parts = sight.results()
+        axis = int(sight.argument(axis_name))
+        lengths = tuple(
+            Length.constant(part.shape[axis]) if line is None else Length.of(line, self._channels)
+            for part, line in zip(parts, lines, strict=True)
+        )
+        if "chunks" in sight.names and len(set(lengths)) == 1:
+            return  # equal parts stay equal
+        cause = _cause(sight.visit.node, "it is split into parts whose number changes")
+        key = (self._place(sight), id(sight.visit.node), sight.position(axis_name))
+        known = self._divisions.setdefault(key, lengths)
+        if (known != lengths or key[0] is None) and any(one.classes for one in (*known, *lengths)):
+            for one in (*known, *lengths):
+                self._freeze(one, cause)
+
+    def agree(self, sight: Sight, one: Seen, other: Seen, axis: int) -> None:
+        """See `Collector`."""
+        lengths = [
+            Length.constant(0) if line is None else Length.of(line, self._channels)
+            for line in (sight.line(one, axis), sight.line(other, axis))
+        ]
+        if lengths[0].classes != lengths[1].classes:
+            cause = _cause(sight.visit.node, "it must have the shape of another tensor that loses other channels")
+            for length in lengths:
+                self._freeze(length, cause)
+
+    def refuse(self, sight: Sight, reason: str) -> None:
+        """See `Collector`."""
+        for seen in _seen_in((*sight.visit.inputs, *sight.visit.results)):
+            for one in seen.maps:
+                self._channels.freeze(one.ids, _cause(sight.visit.node, reason))
+
+    # --- Inside -------------------------------------------------------------------------------------------------------
+
+    def _place(self, sight: Sight) -> Address | None:
+        return self._places.get(id(sight.visit.node))
+
+    def _put(self, spots: dict[_Spot, Length], spot: _Spot, wanted: Length, cause: Cause) -> None:
+        """Several runs of one node must ask for the same, in proportion; code out of reach can only stay as it is."""
+        known = spots.setdefault(spot, wanted)
+        wrong = not (known == wanted or known.is_multiple_of(wanted))
+        if (wrong or spot[0] is None) and (known.classes or wanted.classes):
+            self._freeze(known, cause)
+            self._freeze(wanted, cause)
+
+    def _freeze(self, length: Length, cause: Cause) -> None:
+        self._channels.freeze(np.array([root for root, _ in length.classes], dtype=np.int64), cause)
+
+    def _keep_something(self, visit: Visit) -> None:
+        """An axis whose coordinates could only vanish together stays."""
+        for seen in _seen_in(visit.results):
+            for one in seen.maps:
+                if len(one.axes) == 1 and not self._channels.varying_axes(one.ids):
+                    self._channels.freeze(one.ids, _cause(visit.node, "nothing of an axis would be left"))
+
+
+def _cause(node: ir.Node, reason: str) -> Cause:
+    return Cause(node.kind(), ir.source_of(node), reason)
+
+
+def _seen_in(values: Any) -> list[Seen]:
+    if isinstance(values, Seen):
+        return [values]
+    if isinstance(values, list | tuple):
+        return [one for value in values for one in _seen_in(value)]
+    return []
