@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,9 +24,12 @@ from pruning_api.v1 import (
     pruning_job_service_pb2_grpc,
     spec_pb2,
 )
+from pruning_server.jobs.inspection import InspectionService
+from pruning_server.jobs.ports import CancelToken, Inspector
 from pruning_server.jobs.service import JobLimits, JobService
 from pruning_server.service.jobs import ServerFacts
 from pruning_server.service.server import CallLimits, GrpcServer, Parts, TlsFiles
+from pruning_server.spec.inspection import Inspection, InspectionRequest
 
 FACTS = ServerFacts(
     version="0.test",
@@ -40,6 +43,13 @@ FACTS = ServerFacts(
     sandboxed=False,
     heartbeat_seconds=0.2,
 )
+
+
+class UnusedInspector:
+    """For tests that inspect nothing."""
+
+    def inspect(self, owner: str, request: InspectionRequest, cancelled: CancelToken) -> Inspection:
+        raise AssertionError((owner, request, cancelled))
 
 
 class GrpcWorld:
@@ -56,6 +66,7 @@ class GrpcWorld:
         limits: CallLimits | None = None,
         tls: TlsFiles | None = None,
         address: str = "127.0.0.1:0",
+        inspect: Callable[[World], Inspector] | None = None,
     ) -> None:
         self.world = World(folder)
         self.scheduler = self.world.scheduler()
@@ -73,6 +84,7 @@ class GrpcWorld:
         )
         parts = Parts(
             self.jobs_service,
+            InspectionService(self.world.artifacts, UnusedInspector() if inspect is None else inspect(self.world)),
             self.world.artifacts,
             self.world.metrics,
             self.world.metrics,

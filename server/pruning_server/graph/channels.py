@@ -161,12 +161,17 @@ class Channels:
     def _settle_meeting(self, box: Ids, rows: Ids, cause: Cause) -> None:
         varying = self.varying_axes(box)
         shared = [axis for axis in varying if rows.shape[axis] > 1]
-        if varying and not shared:
+        if varying and (not shared or (len(shared) < len(varying) and self._all_frozen(rows))):
+            for axis in shared:
+                self.unite_along(box, axis, cause)
             self.freeze(rows, cause)
             return
         for axis in set(varying) - set(shared):
             self.unite_along(box, axis, cause)
         self.unite(box, rows, cause)
+
+    def _all_frozen(self, ids: Ids) -> bool:
+        return all(self.is_frozen(element) for element in np.unique(ids).tolist())
 
     def _settle_meetings_of(self, ids: Ids) -> None:
         roots = np.unique(self.roots(ids))

@@ -16,6 +16,10 @@ _CONVOLUTIONS = frozenset(
 )
 _PRODUCTS = frozenset("linear addmm mm matmul".split())  # noqa: SIM905
 _LOOKUPS = frozenset("embedding embedding_bag".split())  # noqa: SIM905
+# Ops that need an axis of positions beside the features.
+_MIXING = frozenset(
+    "scaled_dot_product_attention bmm baddbmm _native_multi_head_attention _transformer_encoder_layer_fwd".split()  # noqa: SIM905
+)
 _RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())  # noqa: SIM905
 
 
@@ -49,6 +53,13 @@ def find_first_uses(module: ir.Module) -> tuple[tuple[FirstUse, ...], ...]:
         search.visit(graph)
         found.append(tuple(dict.fromkeys(search.uses)))
     return tuple(found)
+
+
+def attends(module: ir.Module) -> bool:
+    """Whether `forward` holds an op of attention, whose inputs are sequences."""
+    return any(
+        base_name(node.kind()).removeprefix("aten::") in _MIXING for node in ir.walk(ir.inlined_copy(module, "forward"))
+    )
 
 
 def _kernel(paths: tuple[Path, ...], shapes: Mapping[Path, Shape]) -> Shape:

@@ -26,9 +26,18 @@ class Executor:
     Args:
         module: wrap runs in a `StateGuard` to leave it as it was.
         domain: the kind of values; plain tensors by default.
+        places: of the module, where they are known already.
+        settable: attributes that any of the module's methods sets; branches on them may be taken another time.
     """
 
-    def __init__(self, module: ir.Module, domain: Domain | None = None, places: Places | None = None) -> None:
+    def __init__(
+        self,
+        module: ir.Module,
+        domain: Domain | None = None,
+        places: Places | None = None,
+        settable: frozenset[str] = frozenset(),
+    ) -> None:
+        self.settable = settable
         self._places = places or find_places(module)
         self._module = module
         self._domain = domain or Domain()
@@ -204,7 +213,7 @@ class _Frame:
         if step.op != "prim::GetAttr":
             return True
         name = ir.attribute_name(step.node)
-        return name != _TRAINING and name not in self._method.settable
+        return name != _TRAINING and name not in self._method.settable | self._executor.settable
 
     # --- Parts of the language ----------------------------------------------------------------------------------------
 

@@ -64,6 +64,17 @@ def restore_constants(frozen: torch.jit.ScriptModule, thawed: torch.jit.ScriptMo
     return frozen
 
 
+def name_constants(module: torch.jit.ScriptModule) -> Callable[[torch.Tensor], str | None]:
+    """Finds the attribute that `thaw` would make of a tensor in the module's code; None for one that it leaves alone."""
+    baked = _baked(module)
+
+    def name_of(tensor: torch.Tensor) -> str | None:
+        found = baked.get(_key(tensor))
+        return None if found is None else found.name
+
+    return name_of
+
+
 def copy_tensors(source: torch.jit.ScriptModule, destination: torch.jit.ScriptModule) -> None:
     """Copies the content of every tensor that both modules hold under the same name, in place."""
     theirs = find_places(source).slots

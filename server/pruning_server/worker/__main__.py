@@ -2,10 +2,11 @@
 
     python -m pruning_server.worker run   --workspace DIR --events-fd N [--memory-bytes M]
     python -m pruning_server.worker check --workspace DIR --events-fd N [--memory-bytes M]
+    python -m pruning_server.worker inspect FOLDER [--memory-bytes M]
     python -m pruning_server.worker probe
 
 `run` and `check` say everything over the pipe N (`jobs/events.py`) and end with exit code 0 after their last message,
-also where that is a failure. `probe` prints one line of JSON (`jobs/probe.py`).
+also where that is a failure. `inspect` leaves its answer in the folder (`jobs/inspection.py`). `probe` prints one line of JSON (`jobs/probe.py`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from pathlib import Path
 
 from pruning_server.errors import ServiceError
 from pruning_server.jobs.events import WorkerMessage
-from pruning_server.spec.base import to_json
+from pruning_server.jobs.inspection import ANSWER_FILE, TASK_FILE, InspectionAnswer, InspectionTask
+from pruning_server.spec.base import from_json, to_json
 from pruning_server.worker.channel import Channel
-from pruning_server.worker.failures import failure_message
+from pruning_server.worker.failures import failure_message, inspection_refusal
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.hygiene import contain, limit_memory, set_threads
 from pruning_server.worker.story import Story
@@ -51,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(to_json(probe()).decode() + "\n")
         return 0
+    if arguments.command == "inspect":
+        _inspect(arguments)
+        return 0
     with Channel(arguments.events_fd) as channel:
         channel.send(_last_message(arguments, channel))
     return 0
@@ -76,6 +81,27 @@ def _last_message(arguments: argparse.Namespace, channel: Channel) -> WorkerMess
         return failure_message(error, story.phase)
 
 
+def _inspect(arguments: argparse.Namespace) -> None:
+    """Writes the answer, whole or not at all."""
+    folder = RunFolder(arguments.folder)
+    folder.write(ANSWER_FILE, to_json(_inspection_answer(arguments)))
+
+
+def _inspection_answer(arguments: argparse.Namespace) -> InspectionAnswer:
+    try:
+        task = from_json((arguments.folder / TASK_FILE).read_bytes(), InspectionTask)
+        if arguments.memory_bytes is not None:
+            limit_memory(arguments.memory_bytes)
+        set_threads(task.threads)
+        from pruning_server.worker.inspecting import carry_out  # noqa: PLC0415 - torch reads the number of threads
+
+        return InspectionAnswer(inspection=carry_out(arguments.folder, task))
+    except Exception as error:  # noqa: BLE001 - as for a run
+        if not isinstance(error, ServiceError):
+            traceback.print_exc()
+        return InspectionAnswer(refusal=inspection_refusal(error))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pruning_server.worker", description=__doc__.split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -84,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workspace", type=Path, required=True, help="the folder of the run")
         command.add_argument("--events-fd", type=int, required=True, help="file descriptor that messages go to")
         command.add_argument("--memory-bytes", type=int, default=None, help="limit of private memory on the CPU")
+    inspect = commands.add_parser("inspect", help="answer the inspection of a folder")
+    inspect.add_argument("folder", type=Path, help="the folder of the inspection")
+    inspect.add_argument("--memory-bytes", type=int, default=None, help="limit of private memory")
     commands.add_parser("probe", help="print devices and strategies as JSON")
     return parser
 

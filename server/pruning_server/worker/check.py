@@ -8,12 +8,14 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard, get_tensor
+from pruning_server.graph.proof.pair import Call
 from pruning_server.graph.training import thaw
 from pruning_server.jobs.events import CheckPassed
-from pruning_server.jobs.workspace import EXPECTED_FILE, PRUNED_FILE
+from pruning_server.jobs.workspace import EXPECTED_FILE, MODEL_FILE, PRUNED_FILE
 from pruning_server.worker.archives import load_module
-from pruning_server.worker.expected import Expected, StoredRun, StoredTensor, relative_error, unpack
+from pruning_server.worker.expected import Expected, StoredRun, relative_error, unpack
 from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.proof import prove
 from pruning_server.worker.running import all_tensors
 
 MAX_RELATIVE_ERROR = 1e-5
@@ -22,9 +24,11 @@ MAX_RELATIVE_ERROR = 1e-5
 def check_run(folder: RunFolder) -> CheckPassed:
     """Loads `out/pruned.pt`, compares its outputs with `out/expected.npz`, and counts the pruned weights that are not 0.
 
+    Where channels were removed, the caller's archive is read again, and the file is proven equal to the masked model.
+
     Raises:
         JobFailureError: VERIFICATION_FAILED: the file does not load, its outputs differ by more than
-            `MAX_RELATIVE_ERROR`, or a pruned weight is not exactly 0.
+            `MAX_RELATIVE_ERROR`, a pruned weight is not exactly 0, or the proof fails.
     """
     job = folder.job()
     expected = unpack(folder.path(EXPECTED_FILE))
@@ -37,6 +41,8 @@ def check_run(folder: RunFolder) -> CheckPassed:
             f"Loaded in a fresh process, the pruned archive gives other outputs than the model in memory did "
             f"(relative error {error:.3g}, at most {MAX_RELATIVE_ERROR:.0e})."
         )
+    if expected.meta.cut:
+        _prove(folder, expected, job.device)
     return CheckPassed(max_relative_error=error)
 
 
@@ -57,11 +63,20 @@ def _check_zeros(module: torch.jit.ScriptModule, expected: Expected) -> None:
             raise _failure(f"{wrong} weights of {mask.weight} should be 0 and are not.")
 
 
+def _prove(folder: RunFolder, expected: Expected, device: str) -> None:
+    calls = [Call("forward", expected.arguments(run, device)) for run in expected.meta.runs]
+    original, shrunk = folder.path(MODEL_FILE), folder.path(PRUNED_FILE)
+    prove(
+        lambda: load_module(original, device, "model"),
+        lambda: _load(shrunk, device),
+        expected.cut,
+        calls,
+        seed=expected.meta.seed,
+    )
+
+
 def _run_error(module: torch.jit.ScriptModule, run: StoredRun, expected: Expected, device: str) -> float:
-    arguments = [
-        expected.tensor(argument, device) if isinstance(argument, StoredTensor) else argument
-        for argument in run.arguments
-    ]
+    arguments = expected.arguments(run, device)
     wanted = [expected.tensor(stored, device) for stored in run.outputs]
     torch.manual_seed(expected.meta.seed)
     with torch.no_grad(), StateGuard(module):

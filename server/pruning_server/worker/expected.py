@@ -1,7 +1,7 @@
-"""`out/expected.npz`: sample inputs, the final model's outputs in memory, and the masks, for a check in a fresh process.
+"""`out/expected.npz`: sample inputs, the final model's outputs in memory, the masks and the cut, for a fresh process.
 
 Arrays of the container: `tensor_N` (half precision widened to float32, which is exact), `removed_N` (a mask, one bit per
-element), and `meta`, JSON that says what they are.
+element), `places_N` (coordinates along an axis), and `meta`, JSON that says what they are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pruning_server.graph.proof.difference import relative_error
+from pruning_server.graph.surgery.cut import AxisCut, Cut
 from pruning_server.spec.base import Value, from_json, to_json
 from pruning_server.worker.running import all_tensors
+
+__all__ = [
+    "Expected",
+    "Meta",
+    "StoredCut",
+    "StoredMask",
+    "StoredRun",
+    "StoredTensor",
+    "pack",
+    "relative_error",
+    "unpack",
+]
 
 
 class StoredTensor(Value, frozen=True, kw_only=True):
@@ -39,12 +53,24 @@ class StoredMask(Value, frozen=True, kw_only=True):
     shape: tuple[int, ...]
 
 
+class StoredCut(Value, frozen=True, kw_only=True):
+    """What was removed along one axis of a tensor; `kept` and `zeroed` name arrays of coordinates."""
+
+    tensor: str
+    aliases: tuple[str, ...]
+    axis: int
+    size: int
+    kept: str
+    zeroed: str
+
+
 class Meta(Value, frozen=True, kw_only=True):
     """What the arrays are. `seed`: set before each call."""
 
     seed: int
     runs: tuple[StoredRun, ...]
     masks: tuple[StoredMask, ...]
+    cut: tuple[StoredCut, ...] = ()
 
 
 class Expected:
@@ -63,9 +89,30 @@ class Expected:
         bits = np.unpackbits(self._arrays[mask.array], count=int(np.prod(mask.shape, dtype=np.int64)))
         return torch.from_numpy(bits.astype(bool).reshape(mask.shape))
 
+    def arguments(self, run: StoredRun, device: str) -> tuple[object, ...]:
+        """A run's positional arguments."""
+        return tuple(self.tensor(one, device) if isinstance(one, StoredTensor) else one for one in run.arguments)
 
-def pack(runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str, torch.Tensor], seed: int) -> bytes:
-    """The container's bytes for runs (arguments, output) and masks (True where removed)."""
+    @property
+    def cut(self) -> Cut:
+        """What was removed; empty where only values changed."""
+        return tuple(
+            AxisCut(
+                tensor=one.tensor,
+                aliases=one.aliases,
+                axis=one.axis,
+                size=one.size,
+                kept=tuple(self._arrays[one.kept].tolist()),
+                zeroed=tuple(self._arrays[one.zeroed].tolist()),
+            )
+            for one in self.meta.cut
+        )
+
+
+def pack(
+    runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str, torch.Tensor], seed: int, cut: Cut = ()
+) -> bytes:
+    """The container's bytes for runs (arguments, output), masks (True where removed) and the cut."""
     arrays: dict[str, np.ndarray] = {}
 
     def store(tensor: torch.Tensor) -> StoredTensor:
@@ -86,7 +133,24 @@ def pack(runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str
         name = f"removed_{len(arrays)}"
         arrays[name] = np.packbits(mask.detach().cpu().numpy().reshape(-1))
         masks.append(StoredMask(weight=weight, array=name, shape=tuple(mask.shape)))
-    meta = Meta(seed=seed, runs=stored_runs, masks=tuple(masks))
+
+    def store_places(places: Sequence[int]) -> str:
+        name = f"places_{len(arrays)}"
+        arrays[name] = np.asarray(places, dtype=np.int64)
+        return name
+
+    stored_cut = tuple(
+        StoredCut(
+            tensor=one.tensor,
+            aliases=one.aliases,
+            axis=one.axis,
+            size=one.size,
+            kept=store_places(one.kept),
+            zeroed=store_places(one.zeroed),
+        )
+        for one in cut
+    )
+    meta = Meta(seed=seed, runs=stored_runs, masks=tuple(masks), cut=stored_cut)
     arrays["meta"] = np.frombuffer(to_json(meta), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -98,29 +162,6 @@ def unpack(path: Path) -> Expected:
     with np.load(path, allow_pickle=False) as container:
         arrays = {name: container[name] for name in container.files}
     return Expected(from_json(arrays.pop("meta").tobytes(), Meta), arrays)
-
-
-def relative_error(got: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
-    """Largest difference over all tensors, relative to the largest value of each; infinite where they do not match.
-
-    What is NaN or infinite must be so in both, at the same places.
-    """
-    if len(got) != len(wanted):
-        return float("inf")
-    return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
-
-
-def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    if got.shape != wanted.shape or got.dtype != wanted.dtype:
-        return float("inf")
-    a, b = got.detach().double().cpu(), wanted.detach().double().cpu()
-    finite = torch.isfinite(b)
-    if not torch.equal(finite, torch.isfinite(a)) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
-        return float("inf")
-    if not bool(finite.any()):
-        return 0.0
-    difference = float((a - b)[finite].abs().max())
-    return difference / max(float(b[finite].abs().max()), torch.finfo(torch.float32).tiny) if difference else 0.0
 
 
 def _stored_argument(argument: object, store: object) -> StoredTensor | bool | int | float | str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from pruning_server.errors import Reason, ServiceError
+from pruning_server.errors import InvalidRequestError, Reason, ServiceError
 from pruning_server.jobs.events import RunFailed
+from pruning_server.jobs.inspection import InspectionRefusal
 from pruning_server.recovery.raised import is_out_of_memory, last_line
 from pruning_server.spec.phases import Phase
 
@@ -30,3 +31,14 @@ def failure_message(error: BaseException, phase: Phase | None) -> RunFailed:
         return RunFailed(reason=Reason.STORAGE_FULL, text=FULL_DISK_ADVICE, phase=phase)
     text = f"The run ended with {type(error).__name__}: {last_line(error)}"
     return RunFailed(reason=Reason.WORKER_EXCEPTION, text=text, phase=phase, metadata={"type": type(error).__name__})
+
+
+def inspection_refusal(error: BaseException) -> InspectionRefusal:
+    """The answer of an inspection that `error` ended; a violation names the field, else it is about the model."""
+    told = failure_message(error, None)
+    field, text = "", told.text
+    if isinstance(error, InvalidRequestError) and error.violations:
+        field, text = error.violations[0].field, error.violations[0].description
+    elif isinstance(error, ServiceError):
+        field = "model"
+    return InspectionRefusal(field=field, reason=told.reason, message=text, metadata=dict(told.metadata))

@@ -38,13 +38,13 @@ def run_job(job: WorkerJob, folder: RunFolder, story: Story) -> RunSucceeded:
     with story.telling(Phase.PLAN):
         plan = make_plan(spec, loaded, observed)
     with story.telling(Phase.PRUNE):
-        pruned = prune(plan, loaded, story)
+        pruned = prune(plan, loaded, observed, folder, story)
     with story.telling(Phase.RECOVER):
         trained = recover_accuracy(spec, loaded, observed, baseline.validation.reference, pruned, story)
     with story.telling(Phase.VERIFY):
         final = verify(loaded, observed, pruned, trained)
     with story.telling(Phase.EVALUATE):
-        evaluated = evaluate(job, loaded, observed, baseline, trained, final, story)
+        evaluated = evaluate(job, loaded, observed, baseline, pruned, trained, final, story)
     with story.telling(Phase.EXPORT):
         results = Results(loaded, observed, pruned, trained, final, evaluated)
         return export(job, folder, results, story)

@@ -11,6 +11,7 @@ import torch
 
 from pruning_server.graph.modules import exported_methods, get_tensor
 from pruning_server.jobs.workspace import WorkerJob
+from pruning_server.pruning.values import PruningPlan
 from pruning_server.spec.report import (
     SCHEMA_VERSION,
     DataSection,
@@ -59,12 +60,9 @@ def assemble_report(job: WorkerJob, results: Results, timings: dict[str, float])
         accuracy=results.evaluated.accuracy,
         generalization=results.evaluated.generalization,
         robustness=None,
-        verify=None,
+        verify=results.final.proof,
         layers=_layers(results),
-        frozen=tuple(
-            FrozenSection(op=use.op, source=use.source, reason=use.reason, layers=use.layers)
-            for use in results.observed.selection.frozen
-        ),
+        frozen=_frozen(results),
         timings={**timings, "total": sum(timings.values())},
         provenance=_provenance(job),
     )
@@ -134,11 +132,28 @@ def _strategy(job: WorkerJob, results: Results) -> StrategySection:
         scope=static.scope.value,
         target=_target(target),
         achieved_sparsity=plan.sparsity,
-        prunable_weights=plan.prunable_weights,
-        pruned_weights=plan.removed_weights,
+        **_counts(results),
         recovery=_recovery(results.trained),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _counts(results: Results) -> dict[str, Any]:
+    plan = results.pruned.plan
+    if isinstance(plan, PruningPlan):
+        return {
+            "prunable_weights": plan.prunable_weights,
+            "pruned_weights": plan.removed_weights,
+            "removable_channels": None,
+            "removed_channels": None,
+        }
+    cost = results.evaluated.cost
+    return {
+        "prunable_weights": cost.original.parameters,
+        "pruned_weights": cost.original.parameters - cost.pruned.parameters,
+        "removable_channels": plan.removable_channels,
+        "removed_channels": plan.removed_channels,
+    }
 
 
 def _target(target: Target | None) -> dict[str, Any]:
@@ -173,21 +188,37 @@ def _recovery(trained: Trained) -> dict[str, Any]:
 
 
 def _layers(results: Results) -> tuple[LayerSection, ...]:
-    sections = []
-    for weight in results.observed.selection.weights:
-        tensor = get_tensor(results.final.weights, weight.name)
-        zeros = tensor.numel() - int(torch.count_nonzero(tensor))
-        sections.append(
-            LayerSection(
-                name=weight.name,
-                kind=weight.kind.value,
-                shape_before=weight.shape,
-                shape_after=tuple(tensor.shape),
-                kept={},
-                sparsity=zeros / tensor.numel() if tensor.numel() else 0.0,
-            )
-        )
-    return tuple(sections)
+    """Weights that could be pruned, and every other tensor that was cut."""
+    observed, channels = results.observed, results.observed.channels
+    kept: dict[str, dict[str, tuple[int, ...]]] = {}
+    for cut in results.pruned.cut:
+        name = cut.tensor if channels is None else channels.name(cut.tensor)
+        kept.setdefault(name, {})[str(cut.axis)] = cut.kept
+    listed = observed.survey.weights if results.pruned.cut else observed.selection.weights
+    kinds = {weight.name: weight.kind.value for weight in listed}
+    return tuple(
+        _layer(results, name, kinds.get(name, "tensor"), kept.get(name, {})) for name in dict.fromkeys([*kinds, *kept])
+    )
+
+
+def _layer(results: Results, name: str, kind: str, kept: dict[str, tuple[int, ...]]) -> LayerSection:
+    before, after = get_tensor(results.loaded.subject, name), get_tensor(results.final.weights, name)
+    return LayerSection(
+        name=name,
+        kind=kind,
+        shape_before=tuple(before.shape),
+        shape_after=tuple(after.shape),
+        kept=kept,
+        sparsity=1 - int(torch.count_nonzero(after)) / before.numel() if before.numel() else 0.0,
+    )
+
+
+def _frozen(results: Results) -> tuple[FrozenSection, ...]:
+    observed, plan = results.observed, results.pruned.plan
+    found = observed.selection.frozen
+    if observed.channels is not None and not isinstance(plan, PruningPlan):
+        found = (*observed.channels.frozen, *plan.frozen)
+    return tuple(FrozenSection(op=use.op, source=use.source, reason=use.reason, layers=use.layers) for use in found)
 
 
 def _provenance(job: WorkerJob) -> Provenance:

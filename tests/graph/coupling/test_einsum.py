@@ -51,9 +51,7 @@ def test_what_is_kept_goes_on(equation: str) -> None:
 
 def test_an_implicit_result_is_in_the_order_of_the_alphabet() -> None:
     # Capitals come first: [3, 4, c] and [c, A] give [A, 3, 4], of which the last layer sees 4.
-    assert_rebuilt(
-        lambda width: Einsum("btc,cA", width, (width, 5), 4), 3, [SEQUENCE], ("weight", 0), size=3, share=1
-    )
+    assert_rebuilt(lambda width: Einsum("btc,cA", width, (width, 5), 4), 3, [SEQUENCE], ("weight", 0), size=3, share=1)
     coupling = coupled(archived(Einsum("btc,cA", 3, (3, 5), 4), [SEQUENCE], scripted=False), [SEQUENCE])
     assert ("weight", 1) not in free(coupling)
 
@@ -93,3 +91,22 @@ def test_a_diagonal_stays(equation: str) -> None:
     coupling = coupled(archived(Diagonal(), [SEQUENCE], scripted=False), [SEQUENCE])
     assert free(coupling) == set()
     assert any("diagonal" in one.reason and "rows.weight" in one.layers for one in coupling.frozen)
+
+
+class Projected(nn.Module):
+    """Heads that are projected without being merged: one weight [heads, 4, 6] sums over both axes."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first = nn.Linear(6, heads * 4)
+        self.weight = nn.Parameter(torch.zeros(heads, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bthd,hdo->bto", self.first(x).view(*x.shape[:2], self.heads, 4), self.weight)
+
+
+def test_heads_that_a_weight_sums_over() -> None:
+    assert_rebuilt(Projected, 3, [SEQUENCE], ("weight", 0), size=3, share=1)
+    coupling = coupled(archived(Projected(3), [SEQUENCE], scripted=False), [SEQUENCE])
+    assert ("weight", 1) not in free(coupling)

@@ -65,6 +65,4 @@ class Rotary(Shared):
 @pytest.mark.parametrize("way", ["fused", "interleaved", "expanded"])
 @pytest.mark.parametrize("times", [2, 5])
 def test_heads_go_with_all_that_share_them(net: type[Shared], way: str, times: int) -> None:
-    assert_rebuilt(
-        lambda heads: net(heads, times, way), 3, [SEQUENCE], ("q.weight", 0), size=3, share=times * WIDTH
-    )
+    assert_rebuilt(lambda heads: net(heads, times, way), 3, [SEQUENCE], ("q.weight", 0), size=3, share=times * WIDTH)

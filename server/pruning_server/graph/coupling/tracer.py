@@ -117,7 +117,7 @@ class Tracer(Domain):
         self._settable = frozenset(name for method in self._methods.values() for name in method.settable)
         self._registry = registry
         self._guard = StateGuard(module)
-        self._executor = Executor(module, self, places)
+        self._executor = Executor(module, self, places, self._settable)
         self._paths = {key: path for method in self._methods.values() for key, path in _stored_paths(method)}
 
     def trace(self, name: str, inputs: Sequence[object]) -> Any:

@@ -18,6 +18,8 @@ from pruning_server.graph.state import StateGuard
 
 # Surgery inserts a few nodes at a time before one of the original's.
 _LOOKAHEAD = 64
+# Slices are compared one by one.
+_MOST_SLICES = 4096
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ def _tensors(results: Sequence[Any]) -> Iterator[torch.Tensor]:
 def first_divergence(
     masked: ir.Module, shrunk: ir.Module, story: Story, tolerance: float, seed: int
 ) -> Divergence | None:
-    """The first op whose outputs have equal shapes in both and differ by more than `tolerance`, or which raises.
+    """The first op whose outputs differ by more than `tolerance`, or which raises in the shrunk model only.
 
-    Where channels were removed shapes differ, and nothing can be said; so the op named is the first one at which a
-    difference shows. Both modules are left as they were.
+    Where channels were removed along one axis, those that are left must be among the masked model's, in its order;
+    where several axes differ nothing can be said. Both modules are left as they were.
 
     Returns:
         None where no op could be found, or one cannot be executed outside torch's own interpreter.
@@ -89,16 +91,50 @@ def first_divergence(
         if found is None:
             continue  # inserted by surgery
         position = found + 1
-        error = _error(record, theirs[found])
+        error = _error(record, theirs[found], tolerance)
         if not error <= tolerance:
             return Divergence(record.op, record.source, f"its output differs by a relative error of {error:.3g}")
     return failure
 
 
-def _error(record: _Record, other: _Record) -> float:
-    """The largest error of the outputs of equal shape."""
-    same = [(a, b) for a, b in zip(record.outputs, other.outputs, strict=False) if a.shape == b.shape]
-    return max((relative_error([a], [b]) for a, b in same if a.dtype == b.dtype), default=0.0)
+def _error(record: _Record, other: _Record, tolerance: float) -> float:
+    """The largest error of the outputs, as far as they can be compared."""
+    errors = [
+        relative_error([a], [b]) if a.shape == b.shape else _subset_error(a, b, tolerance)
+        for a, b in zip(record.outputs, other.outputs, strict=False)
+        if a.dtype == b.dtype
+    ]
+    return max(errors, default=0.0)
+
+
+def _subset_error(small: torch.Tensor, full: torch.Tensor, tolerance: float) -> float:
+    """How far the slices along the one axis that was cut are from being some of the full tensor's, in its order."""
+    if small.dim() != full.dim() or not small.is_floating_point() or small.is_quantized:
+        return 0.0
+    axes = [axis for axis in range(small.dim()) if small.shape[axis] != full.shape[axis]]
+    if len(axes) != 1 or small.shape[axes[0]] > min(full.shape[axes[0]], _MOST_SLICES):
+        return 0.0
+    parts = small.double().movedim(axes[0], 0).flatten(1)
+    whole = full.double().movedim(axes[0], 0).flatten(1)
+    if not parts.numel() or not bool(torch.isfinite(whole).all()):
+        return 0.0
+    scale = max(float(whole.abs().max()), torch.finfo(torch.float32).tiny)
+    start = 0
+    for part in parts:
+        errors = (whole[start:] - part).abs().amax(1) / scale
+        matching = (errors <= tolerance).nonzero()
+        if not len(matching):
+            return float(errors.min()) if len(errors) else float("inf")
+        start += int(matching[0]) + 1
+    return 0.0
+
+
+def floating_types(module: ir.Module, story: Story, seed: int) -> frozenset[torch.dtype]:
+    """The floating-point types in which a story computes; empty where it cannot be executed op by op."""
+    records, failure = _record(module, story, seed)
+    if failure is not None:
+        return frozenset()
+    return frozenset(one.dtype for record in records for one in record.outputs if one.is_floating_point())
 
 
 def _record(module: ir.Module, story: Story, seed: int) -> tuple[list[_Record], Divergence | None]:
@@ -112,10 +148,11 @@ def _record(module: ir.Module, story: Story, seed: int) -> tuple[list[_Record], 
                 arguments = [one.clone() if isinstance(one, torch.Tensor) else one for one in call.arguments]
                 Executor(module, recorder).run(method, call.method, arguments)
         except RAISED as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            finding = f"it raises: {lines[-1] if lines else type(error).__name__}"
-            step = recorder.last
-            return recorder.records, Divergence(step.op, ir.source_of(step.node), finding) if step else Divergence(
-                "the call", "", finding
-            )
+            return recorder.records, _raising(recorder.last, error)
     return recorder.records, None
+
+
+def _raising(step: Step | None, error: Exception) -> Divergence:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    finding = f"it raises: {lines[-1] if lines else type(error).__name__}"
+    return Divergence(step.op, ir.source_of(step.node), finding) if step else Divergence("the call", "", finding)

@@ -92,6 +92,40 @@ def randomize(
                 _zero(stored.main, one)
 
 
+def changed_tensors(original: ir.Module, shrunk: ir.Module, cut: Cut) -> tuple[str, ...]:
+    """Names of the tensors whose values in the shrunk model are not, bit by bit, the original's at kept coordinates.
+
+    Before recovery there should be none: `mask` takes any values for right, so that it is blind to coordinates that
+    surgery confused.
+
+    Raises:
+        CutMismatchError: names or shapes do not fit together.
+    """
+    cuts = cuts_by_name(cut)
+    theirs = counterparts(original, shrunk)
+    return tuple(
+        name
+        for stored in find_stored(original)
+        if not _is_setting(stored)
+        for mine in (_cuts_of(stored, cuts),)
+        for name, tensor in stored.tensors.items()
+        if not _same_values(_fitting(name, tensor, theirs, mine), select_kept(tensor, mine))
+    )
+
+
+def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if not one.is_floating_point() or one.layout is not torch.strided:
+        return torch.equal(one, other)
+    return bool(torch.isclose(one, other, rtol=0.0, atol=0.0, equal_nan=True).all())
+
+
+def weight_names(masked: ir.Module, cut: Cut) -> tuple[str, ...]:
+    """Names of parameters, of what the code uses as a weight, and of everything that is cut: what is random at least."""
+    used = [name for weight in find_weights(masked).weights for name in (weight.name, *weight.aliases)]
+    parameters = [name for stored in find_stored(masked) if stored.parameter for name in stored.names]
+    return tuple(dict.fromkeys((*parameters, *used, *cuts_by_name(cut))))
+
+
 def select_kept(tensor: torch.Tensor, cuts: Sequence[AxisCut]) -> torch.Tensor:
     """The part of a tensor that its cuts keep."""
     for one in cuts:
@@ -196,7 +230,7 @@ def _is_positive(stored: Stored) -> bool:
 def _fan_in(tensor: torch.Tensor) -> int:
     """Numbers that are added up for each coordinate of the first axis that has several; 1 for scales and biases."""
     wide = [size for size in tensor.shape if size > 1]
-    if len(wide) < 2:  # noqa: PLR2004 - a kernel has two axes
+    if len(wide) < 2:
         return 1
     return tensor.numel() // (tensor.shape[0] if tensor.shape[0] > 1 else wide[0])
 

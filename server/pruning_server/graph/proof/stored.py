@@ -116,9 +116,13 @@ def _memory_key(tensor: torch.Tensor) -> object:
 # --- Wider numbers ----------------------------------------------------------------------------------------------------
 
 
-def holds_half(module: ir.Module) -> bool:
-    """Whether a module stores numbers of half precision."""
-    return any(stored.main.dtype in HALF for stored in find_stored(module))
+def stored_dtypes(module: ir.Module) -> tuple[torch.dtype, ...]:
+    """The floating-point types of what a module stores, that of most numbers first."""
+    counts: dict[torch.dtype, int] = {}
+    for stored in find_stored(module):
+        if stored.main.is_floating_point():
+            counts[stored.main.dtype] = counts.get(stored.main.dtype, 0) + stored.main.numel()
+    return tuple(sorted(counts, key=lambda dtype: -counts[dtype]))
 
 
 def widen(module: ir.Module, dtype: torch.dtype) -> None:

@@ -18,7 +18,8 @@ from pruning_server.worker.feeding import Rows
 from pruning_server.worker.judging import Judging, Outputs
 from pruning_server.worker.phases.baseline import Baseline, Judged
 from pruning_server.worker.phases.load import Loaded
-from pruning_server.worker.phases.observe import Observed
+from pruning_server.worker.phases.observe import Observed, macs_of_forward
+from pruning_server.worker.phases.plan import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.phases.verify import Final
 from pruning_server.worker.running import Subject, rows_of
@@ -41,6 +42,7 @@ def evaluate(
     loaded: Loaded,
     observed: Observed,
     baseline: Baseline,
+    pruned: Pruned,
     trained: Trained,
     final: Final,
     story: Story,
@@ -67,7 +69,7 @@ def evaluate(
     generalization = judge_generalization(
         report, accuracy, margin=spec.margin, identical_outputs=identical, fit=fit, train=train, units=units
     )
-    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, final, story))
+    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, pruned, final, story))
 
 
 def _compare(
@@ -90,10 +92,12 @@ def _compare(
     return values, np.array_equal(outputs.values, reference)
 
 
-def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story) -> CostsSection:
+def _cost(
+    job: WorkerJob, loaded: Loaded, observed: Observed, pruned: Pruned, final: Final, story: Story
+) -> CostsSection:
     story.progress(0.7)
     original_latency, pruned_latency = _latency(job, loaded, observed, final, story)
-    pruned = count_parameters(final.weights)
+    left = count_parameters(final.weights)
     return CostsSection(
         original=CostSection(
             parameters=observed.parameters.parameters,
@@ -103,10 +107,10 @@ def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, stor
             latency_seconds=original_latency,
         ),
         pruned=CostSection(
-            parameters=pruned.parameters,
-            nonzero_parameters=pruned.nonzero,
+            parameters=left.parameters,
+            nonzero_parameters=left.nonzero,
             # Zeros are multiplied like any other number; only structural pruning saves operations.
-            macs=observed.macs.total,
+            macs=macs_of_forward(final.module, observed.feed, observed.rule).total if pruned.cut else observed.macs.total,
             bytes=len(final.content),
             latency_seconds=pruned_latency,
         ),

@@ -17,8 +17,8 @@ from pruning_server.graph.values import Weight, WeightSurvey
 from pruning_server.pruning.selection import Selection, select
 from pruning_server.recovery.losses import build_loss, check_loss
 from pruning_server.recovery.objective import Link, Objective, choose_objective
-from pruning_server.spec.request import PruningSpec, StaticStrategy
-from pruning_server.worker.calling import find_call
+from pruning_server.spec.request import Granularity, PruningSpec, StaticStrategy
+from pruning_server.worker.calling import Call, find_call
 from pruning_server.worker.facts import check_alike, check_labels, output_facts, target_facts
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
@@ -27,7 +27,9 @@ from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.running import CallRule, Subject
 from pruning_server.worker.state import find_state
 from pruning_server.worker.story import Story
+from pruning_server.worker.structures import Channels, find_channels
 
+STRUCTURAL = frozenset({Granularity.CHANNEL, Granularity.HEAD})
 # Few, as a slow model has a minute for this phase.
 OBSERVED_ROWS = 32
 DEFAULT_BATCH_SIZE = 64
@@ -45,6 +47,7 @@ class Observed:
         state_names: buffers that a run in evaluation mode changes: the model's own state.
         objective: task and loss.
         judging: how every model of this run is judged; `train_judging` on the training set.
+        channels: what can be removed as a whole; None for jobs that prune single weights.
         splits: rows of the validation set for fit, select and report.
         macs: multiply-accumulates of one sample.
         parameters: of the original, counted before anything is pruned.
@@ -60,6 +63,7 @@ class Observed:
     objective: Objective
     judging: Judging
     train_judging: Judging | None
+    channels: Channels | None
     splits: Splits
     macs: Macs
     parameters: ParameterCount
@@ -126,8 +130,9 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         objective=objective,
         judging=judging,
         train_judging=train_judging,
+        channels=_find_channels(spec, loaded, call),
         splits=splits,
-        macs=_macs(loaded, call.feed, rule),
+        macs=macs_of_forward(loaded.original, call.feed, rule),
         parameters=count_parameters(loaded.subject),
         notes=(*call.notes, *objective.notes, *selection.notes),
     )
@@ -140,11 +145,18 @@ def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> 
         survey,
         include_biases=spec.strategy.include_biases,
         include_norms=spec.strategy.include_norms,
-        exclude_layers=spec.exclude_layers,
+        # A group of channels is excluded with its members, which the plan does.
+        exclude_layers=() if spec.strategy.granularity in STRUCTURAL else spec.exclude_layers,
     )
     for weight in selection.weights:
         _require_finite(loaded.subject, weight)
     return selection
+
+
+def _find_channels(spec: PruningSpec, loaded: Loaded, call: Call) -> Channels | None:
+    if isinstance(spec.strategy, StaticStrategy) and spec.strategy.granularity in STRUCTURAL:
+        return find_channels(loaded.archive, call.feed, call.rule)
+    return None
 
 
 def _require_finite(module: torch.jit.ScriptModule, weight: Weight) -> None:
@@ -161,7 +173,8 @@ def _observed_output(subject: Subject, feed: Feed) -> torch.Tensor:
     return output
 
 
-def _macs(loaded: Loaded, feed: Feed, rule: CallRule) -> Macs:
+def macs_of_forward(module: torch.jit.ScriptModule, feed: Feed, rule: CallRule) -> Macs:
+    """Multiply-accumulates of one sample."""
     size = rule.exact_batch or 1
     rows = [row % len(feed.samples) for row in range(size)]
-    return count_macs(loaded.original, feed.inputs(rows), size)
+    return count_macs(module, feed.inputs(rows), size)

@@ -69,10 +69,10 @@ def recover_accuracy(
     spec: PruningSpec, loaded: Loaded, observed: Observed, reference: Reference, pruned: Pruned, story: Story
 ) -> Trained:
     """Recovers on *fit*, chooses on *select*, never looks at *report*."""
-    weight_names = tuple(pruned.plan.masks)
+    weight_names = tuple(pruned.masks)
     if spec.recovery.disabled:
-        return Trained(loaded.subject, observed.feed, weight_names, None, 0, ("Recovery was switched off.",))
-    copy = make_training_copy(loaded.subject, observed.feed, observed.rule)
+        return Trained(pruned.subject, observed.feed, weight_names, None, 0, ("Recovery was switched off.",))
+    copy = make_training_copy(pruned.subject, observed.feed, observed.rule)
     module = copy.module
     judging = replace(observed.judging, feed=copy.feed)
     trainables, notes = find_trainables(module, observed.survey.weights, frozen_archive=loaded.frozen_archive)
@@ -80,7 +80,7 @@ def recover_accuracy(
     student = ModuleStudent(
         Subject.of(module, observed.rule, keep_statistics=True), trainables, find_statistics(module, state)
     )
-    holder = MaskHolder({name: get_tensor(module, name) for name in weight_names}, pruned.plan.masks)
+    holder = MaskHolder({name: get_tensor(module, name) for name in weight_names}, pruned.masks)
     splits = observed.splits
     plan = plan_training(
         spec.fine_tune,

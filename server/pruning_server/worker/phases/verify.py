@@ -11,8 +11,10 @@ import torch
 from pruning_server.archive.model import repack_model
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard, exported_methods, get_tensor
+from pruning_server.graph.proof.pair import Call
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
+from pruning_server.spec.report import VerifySection
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.carrying import carry_over
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
@@ -23,6 +25,7 @@ from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.plan import Pruned
 from pruning_server.worker.phases.recover import Trained
+from pruning_server.worker.proof import prove
 from pruning_server.worker.running import all_tensors
 
 # The trained copy's graph was rewritten for training, so its sums may be ordered differently.
@@ -42,6 +45,7 @@ class Final:
         weights: the same with its constants thawed, for reading pruned weights by name.
         expected: the bytes of `out/expected.npz`.
         format_version: of the archive.
+        proof: how the shrunk archive was proven equal to the masked model; None where only values changed.
     """
 
     content: bytes
@@ -49,6 +53,7 @@ class Final:
     weights: torch.jit.ScriptModule
     expected: bytes
     format_version: int
+    proof: VerifySection | None
 
 
 def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained) -> Final:
@@ -57,14 +62,14 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     Raises:
         JobFailureError: VERIFICATION_FAILED, saying what differs.
     """
-    portable = replace(loaded.archive, device="cpu")
+    portable = replace(pruned.archive, device="cpu")
     final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
-    content, version = _archive_bytes(final, loaded.archive.extra_files)
-    in_memory = _runs(_on_device(final, loaded.archive).eval(), observed, observed.feed)
-    delivered = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
-    _require_same_clothes(loaded.archive.load(), delivered)
+    content, version = _archive_bytes(final, pruned.archive.extra_files)
+    in_memory = _runs(_on_device(final, pruned.archive).eval(), observed, observed.feed)
+    delivered = torch.jit.load(io.BytesIO(content), map_location=pruned.archive.device)
+    _require_same_clothes(pruned.archive.load(), delivered)
     weights = thaw(delivered)
-    removed = {name: mask.removed for name, mask in pruned.plan.masks.items()}
+    removed = {name: mask.removed for name, mask in pruned.masks.items()}
     _require_zeros(weights, pruned)
     _require_equal(
         in_memory, _runs(delivered.eval(), observed, observed.feed), MAX_RELATIVE_ERROR, "the model in memory"
@@ -72,7 +77,27 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     if trained.feed is observed.feed:  # else it was trained in another precision, and rounded
         kept = _runs(trained.module.eval(), observed, trained.feed)
         _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
-    return Final(content, delivered, weights, pack(in_memory, removed, observed.rule.seed), version)
+    expected = pack(in_memory, removed, observed.rule.seed, pruned.cut)
+    proof = _proof(loaded, observed, pruned, content) if pruned.cut else None
+    return Final(content, delivered, weights, expected, version, proof)
+
+
+def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, content: bytes) -> VerifySection:
+    """Of what will be delivered, against the caller's archive."""
+
+    def delivered() -> torch.jit.ScriptModule:
+        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
+        return module
+
+    calls = [Call("forward", arguments) for arguments in _arguments(observed, observed.feed)]
+    return prove(
+        loaded.archive.load,
+        delivered,
+        pruned.cut,
+        calls,
+        seed=observed.rule.seed,
+        load_unrecovered=pruned.archive.load,
+    )
 
 
 def _on_device(module: torch.jit.ScriptModule, archive: ModelArchive) -> torch.jit.ScriptModule:
@@ -98,21 +123,25 @@ def _archive_bytes(module: torch.jit.ScriptModule, extra_files: dict[str, bytes]
 
 def _runs(module: torch.jit.ScriptModule, observed: Observed, feed: Feed) -> list[Run]:
     """Calls the model on a few samples at the batch sizes that it takes."""
-    samples = len(feed.samples)
     runs: list[Run] = []
-    for size in observed.batch_sizes:
-        rows = [row % samples for row in range(size)]
+    # Arguments of their own, as a model may write to its inputs.
+    for arguments, untouched in zip(_arguments(observed, feed), _arguments(observed, feed), strict=True):
         torch.manual_seed(observed.rule.seed)
         with torch.no_grad(), StateGuard(module):
-            output = module(*feed.inputs(rows))
-        # Arguments of their own, as a model may write to its inputs.
-        runs.append((feed.inputs(rows), output))
+            output = module(*arguments)
+        runs.append((untouched, output))
     return runs
 
 
+def _arguments(observed: Observed, feed: Feed) -> list[tuple[object, ...]]:
+    """A few samples at the batch sizes that the model takes."""
+    samples = len(feed.samples)
+    return [feed.inputs([row % samples for row in range(size)]) for size in observed.batch_sizes]
+
+
 def _require_zeros(weights: torch.jit.ScriptModule, pruned: Pruned) -> None:
-    tensors = {name: get_tensor(weights, name) for name in pruned.plan.masks}
-    violations = count_violations(tensors, pruned.plan.masks)
+    tensors = {name: get_tensor(weights, name) for name in pruned.masks}
+    violations = count_violations(tensors, pruned.masks)
     if violations:
         raise _failure(f"pruned weights that are not 0: {violations}")
 

@@ -128,7 +128,8 @@ def _sum_each(call: Call, parts: _Parts, taken: Ids, weight: Labelled) -> None:
 
 RULES: Mapping[str, Rule] = named(
     """
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution _convolution_mode
+    convolution
     """,
     convolve,
 )

@@ -11,7 +11,6 @@ from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
 from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, squeezed
 
-
 # torch itself knows a to z and A to Z; these stand for the axes of an ellipsis, from the last one on.
 _ELLIPSIS = [chr(0x100 + number) for number in range(64)]
 
@@ -20,19 +19,24 @@ def einsum(call: Call) -> list[Any]:
     """A product over all letters, element by element, of which the letters that the result lacks are summed."""
     operands = list(call["tensors"])
     terms, right = _explicit(str(call["equation"]), [len(operand.shape) for operand in operands])
+    return [call.result(contracted(call, operands, terms, right))]
+
+
+def contracted(call: Call, operands: Sequence[Labelled], terms: Sequence[str], right: str) -> Maps:
+    """Maps of a product of operands whose axes are named by the letters of their terms; `right` names the result's."""
     pairs = [_without_repeats(call, operand, term) for operand, term in zip(operands, terms, strict=True)]
     operands, terms = [operand for operand, _ in pairs], [term for _, term in pairs]
     letters = list(dict.fromkeys("".join(terms)))
     factors = [_spread(operand, term, letters) for operand, term in pairs]
     sizes = [max(shape[axis] for _, shape in factors) for axis in range(len(letters))]
     maps = call.combine(factors, sizes)
-    for axis, letter in enumerate(letters):
-        if letter not in right:
-            _mark(call, operands, factors, axis)
-            maps = _summed(call, maps, axis, shared=sum(letter in term for term in terms) > 1)
+    gone = {axis for axis, letter in enumerate(letters) if letter not in right}
+    for axis in sorted(gone):
+        _mark(call, operands, factors, axis, gone)
+        maps = _summed(call, maps, axis, gone, shared=sum(letters[axis] in term for term in terms) > 1)
     order = [letters.index(letter) for letter in right]
     rest = [axis for axis in range(len(letters)) if axis not in order]
-    return [call.result(tuple(_ordered(one, order, rest) for one in maps))]
+    return tuple(_ordered(one, order, rest) for one in maps)
 
 
 def _explicit(equation: str, dims: Sequence[int]) -> tuple[list[str], str]:
@@ -76,16 +80,28 @@ def _spread(operand: Labelled, term: str, letters: Sequence[str]) -> tuple[Maps,
     return tuple(maps), tuple(lengths.get(letter, 1) for letter in letters)
 
 
-def _mark(call: Call, operands: Sequence[Labelled], factors: Sequence[tuple[Maps, Any]], axis: int) -> None:
-    for operand, (maps, _) in zip(operands, factors, strict=True):
-        for one in maps:
-            if operand.stored and one.covers(axis):
-                call.channels.mark_consumer(one.ids)
+def _mark(
+    call: Call, operands: Sequence[Labelled], factors: Sequence[tuple[Maps, Any]], axis: int, gone: set[int]
+) -> None:
+    """The stored operands are the consumers; where there is none, two activations meet."""
+    found = [
+        (operand.stored, one)
+        for operand, (maps, _) in zip(operands, factors, strict=True)
+        for one in maps
+        if one.covers(axis)
+    ]
+    for stored, one in found:
+        if stored:
+            call.channels.mark_consumer(one.ids)
+        elif not set(one.axes) <= gone:
+            call.channels.mark_heads(one.ids)
+        elif not any(other for other, _ in found):
+            call.channels.mark_contracted(one.ids, call.cause("two activations are multiplied and summed over it"))
 
 
-def _summed(call: Call, maps: Maps, axis: int, *, shared: bool) -> Maps:
+def _summed(call: Call, maps: Maps, axis: int, gone: set[int], *, shared: bool) -> Maps:
     """A sum over one operand's axis holds it; of a split index, as of queries and keys, whole heads go together."""
-    if not shared or any(one.covers(axis) and len(one.axes) > 1 for one in maps):
+    if not shared or any(one.covers(axis) and not set(one.axes) <= gone for one in maps):
         call.hold(maps, axis, "einsum sums over it")
     return call.uncovered(maps, axis)
 

@@ -15,6 +15,8 @@ _SEVERAL = """
     lt le gt ge eq ne less less_equal greater greater_equal not_equal
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__ isclose
     clamp clamp_min clamp_max clip copysign xlogy sigmoid_backward heaviside
+    logaddexp logaddexp2 float_power arctan2 ldexp nextafter complex polar bitwise_left_shift bitwise_right_shift
+    __lshift__ __rshift__ gcd lcm special_xlog1py special_xlogy
 """
 
 _ONE = """
@@ -22,15 +24,25 @@ _ONE = """
     hardshrink threshold rrelu log_sigmoid logit abs absolute neg negative positive exp exp2 expm1 log log2
     log10 log1p sqrt rsqrt square reciprocal erf erfc erfinv sin cos tan asin acos atan sinh cosh asinh acosh atanh sign
     sgn floor ceil round trunc fix frac sinc deg2rad rad2deg nan_to_num logical_not bitwise_not isnan isinf isfinite
-    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli
+    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
     contiguous detach clone alias lift_fresh to type_as _to_copy cpu cuda
-    requires_grad zero fill zeros_like ones_like full_like empty_like rand_like randn_like
+    requires_grad zero fill zeros_like ones_like full_like empty_like
     fake_quantize_per_tensor_affine
+    arccos arccosh arcsin arcsinh arctan arctanh i0 lgamma digamma signbit isneginf isposinf isreal
+    special_expit special_erf special_erfc special_erfinv special_exp2 special_expm1 special_log1p special_round
+    special_sinc special_i0 special_i0e special_i1 special_i1e special_ndtr special_log_ndtr special_ndtri
+    special_digamma special_gammaln special_logit special_psi special_entr
+    conj _conj conj_physical _conj_physical resolve_conj resolve_neg real imag angle
+    pin_memory _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
+    _autocast_to_full_precision _autocast_to_reduced_precision
 """
 
 
 def several(call: Call) -> list[Any]:
     """Every tensor takes part."""
+    if isinstance(call.results[0], list):  # `where` with a condition alone
+        call.freeze(list(call.arguments.values()), "its elements are counted")
+        return list(call.results)
     return call.alike(call.elementwise(list(tensors_in(list(call.arguments.values()))), call.results[0].shape))
 
 

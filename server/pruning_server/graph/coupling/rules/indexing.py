@@ -124,7 +124,7 @@ RULES: Mapping[str, Rule] = {
     **named(
         """
         masked_select masked_scatter take put nonzero nonzero_numpy argwhere unique_consecutive _unique _unique2
-        unique_dim bincount histc searchsorted bucketize multinomial one_hot
+        unique_dim bincount histc searchsorted bucketize one_hot
         """,
         freeze_all,
     ),

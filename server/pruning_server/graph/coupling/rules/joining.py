@@ -15,9 +15,28 @@ from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, is_unl
 
 def concatenate(call: Call) -> list[Any]:
     """Along the joined axis every part keeps its channels; on the other axes the parts go together."""
+    return _concatenated(call, int(call["dim"] or 0) % call.results[0].dim())
+
+
+def stack_sides(call: Call) -> list[Any]:
+    """`hstack`, `vstack`, `dstack` of tensors that have the result's axes; others stay as they are."""
+    dims, parts = call.results[0].dim(), list(call["tensors"])
+    if any(len(part.shape) != dims for part in parts):
+        call.freeze(parts, "axes are added to it before it is joined")
+        return [call.result(())]
+    axis = {"aten::vstack": 0, "aten::row_stack": 0, "aten::dstack": 2}.get(call.op, 1)
+    return _concatenated(call, min(axis, dims - 1))
+
+
+def broadcast(call: Call) -> list[Any]:
+    """`broadcast_tensors`: every result has the labels that the tensors have together."""
+    maps = call.elementwise(list(call["tensors"]), call.results[0][0].shape)
+    return [[Labelled(one, maps) for one in call.results[0]]]
+
+
+def _concatenated(call: Call, axis: int) -> list[Any]:
     parts = [part for part in call["tensors"] if part.tensor.dim() == call.results[0].dim()]
     shape = tuple(call.results[0].shape)
-    axis = int(call["dim"] or 0) % len(shape)
     blocks = [part.map_at(axis) for part in parts]
     joint = _joint(call, blocks, axis)
     if joint is not None:
@@ -68,4 +87,6 @@ def stack(call: Call) -> list[Any]:
 RULES: Mapping[str, Rule] = {
     **named("cat concat concatenate", concatenate),
     **named("stack", stack),
+    **named("hstack vstack dstack column_stack row_stack", stack_sides),
+    **named("broadcast_tensors", broadcast),
 }

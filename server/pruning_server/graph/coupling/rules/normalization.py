@@ -52,8 +52,22 @@ def by_groups(call: Call) -> list[Any]:
     return call.alike(_with_vectors(call, value))
 
 
+def weight_norm(call: Call) -> list[Any]:
+    """A weight is divided by its norms, one along `dim` (one at all for -1), and multiplied by lengths."""
+    weight, lengths = call["v"], call["g"]
+    axis = int(call["dim"])
+    others = [other for other in range(len(weight.shape)) if other != axis]
+    reason = "the weight is normalized over it; remove the weight normalization before exporting"
+    operands = [(call.held(weight, others, reason), weight.shape), (lengths.maps, lengths.shape)]
+    return call.alike(call.combine(operands, weight.shape))
+
+
 RULES: Mapping[str, Rule] = {
-    **named("batch_norm instance_norm native_batch_norm _native_batch_norm_legit_no_training", per_channel),
+    **named(
+        "batch_norm instance_norm native_batch_norm _native_batch_norm_legit_no_training _batch_norm_impl_index",
+        per_channel,
+    ),
     **named("layer_norm rms_norm native_layer_norm", over_last_axes),
     **named("group_norm native_group_norm", by_groups),
+    **named("_weight_norm _weight_norm_interface", weight_norm),
 }

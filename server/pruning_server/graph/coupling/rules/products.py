@@ -78,5 +78,5 @@ def added_product(call: Call) -> list[Any]:
 RULES: Mapping[str, Rule] = {
     **named("linear", linear),
     **named("matmul mm bmm mv dot linalg_matmul", matmul),
-    **named("addmm baddbmm addmv", added_product),
+    **named("addmm baddbmm addmv _addmm_activation", added_product),
 }

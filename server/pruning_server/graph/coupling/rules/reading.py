@@ -45,7 +45,8 @@ RULES: Mapping[str, Rule] = {
     **named("len", length),
     **named(
         """
-        dim is_floating_point is_complex get_device device result_type is_contiguous requires_grad_
+        dim is_floating_point is_complex get_device device result_type is_contiguous requires_grad_ is_signed is_conj is_neg
+        is_inference is_leaf element_size
         """,
         nothing,
     ),
@@ -66,6 +67,10 @@ RULES: Mapping[str, Rule] = {
         nothing,
     ),
     **named(
-        "numel stride storage_offset item Bool Int Float IntImplicit FloatImplicit equal allclose is_nonzero", elements
+        """
+        numel stride storage_offset item Bool Int Float IntImplicit FloatImplicit ScalarImplicit ComplexImplicit
+        equal allclose is_nonzero _local_scalar_dense
+        """,
+        elements,
     ),
 }

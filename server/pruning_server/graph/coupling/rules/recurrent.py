@@ -43,13 +43,11 @@ def recur(call: Call) -> list[Any]:
         return _frozen(call, "its weights are computed from the input")
     _hold_all_but_last(call, value, states)
     hidden, shown = _units(call, states)
+    features = _line(call, value, len(value.shape) - 1, _SUMMED)
+    both = np.tile(shown, directions)
     for number, layer in enumerate(layers):
-        if number < directions:
-            given = _line(call, value, len(value.shape) - 1, _SUMMED)
-        else:
-            given = np.tile(shown, directions)
-        _couple(call, layer, given, hidden, shown)
-    return _labelled(call, np.tile(shown, directions), [shown, hidden])
+        _couple(call, layer, features if number < directions else both, hidden, shown)
+    return _labelled(call, both, [shown, hidden])
 
 
 def step(call: Call) -> list[Any]:

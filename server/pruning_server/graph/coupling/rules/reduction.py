@@ -32,13 +32,35 @@ def along(call: Call) -> list[Any]:
     return call.alike(call.held(value, axis_list(call["dim"], len(value.shape)), _REASON.format(op=call.op)))
 
 
+def triangle(call: Call) -> list[Any]:
+    """`tril`, `triu`: which elements stay depends on their number on the last two axes."""
+    value = call["self"]
+    return [call.result(call.held(value, [-2, -1], _REASON.format(op=call.op)))]
+
+
+def over_others(call: Call) -> list[Any]:
+    """`renorm`: every slice along one axis is scaled by a norm over all others."""
+    value = call["self"]
+    others = set(range(len(value.shape))) - {int(call["dim"]) % len(value.shape)}
+    return [call.result(call.held(value, others, _REASON.format(op=call.op)))]
+
+
 RULES: Mapping[str, Rule] = {
     **named(
         """
         mean sum var std amax amin max min prod norm logsumexp any all argmax argmin nansum nanmean median aminmax
-        linalg_vector_norm var_mean std_mean count_nonzero mode
+        linalg_vector_norm var_mean std_mean count_nonzero mode kthvalue nanmedian frobenius_norm linalg_norm
+        special_logsumexp
         """,
         reduce,
     ),
-    **named("softmax log_softmax _softmax _log_softmax cumsum cumprod cummax sort argsort topk logcumsumexp", along),
+    **named(
+        """
+        softmax log_softmax _softmax _log_softmax _safe_softmax special_softmax special_log_softmax
+        cumsum cumprod cummax cummin sort argsort topk logcumsumexp msort diff
+        """,
+        along,
+    ),
+    **named("tril triu", triangle),
+    **named("renorm", over_others),
 }

@@ -1,0 +1,104 @@
+"""Channels of a job's model: found on a load of its own, named as the rest of the run names tensors, and removed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.coupling.groups import ChannelGroup
+from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.structure import Cut, Removal, Structure, analyse, shrink
+from pruning_server.graph.surgery.constants import thawed_names
+from pruning_server.graph.values import FrozenUse, Weight
+from pruning_server.pruning.values import StructuralInput
+from pruning_server.recovery.model_errors import MODEL_ERRORS
+from pruning_server.recovery.raised import is_out_of_memory, sentence
+from pruning_server.worker.archives import ModelArchive
+from pruning_server.worker.feeding import Feed
+from pruning_server.worker.running import CallRule
+
+# A second batch size shows which numbers in the code depend on the first.
+BATCH_SIZES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What can be removed of a model.
+
+    Attributes:
+        structure: names tensors in the code of a frozen archive `constant N`.
+        names: what the rest of the run calls those: their names in a thawed copy.
+    """
+
+    structure: Structure
+    names: Mapping[str, str]
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The groups with the run's names."""
+        return tuple(
+            replace(
+                group,
+                members=tuple(replace(member, tensor=self.name(member.tensor)) for member in group.members),
+            )
+            for group in self.structure.groups
+        )
+
+    @property
+    def frozen(self) -> tuple[FrozenUse, ...]:
+        """What stays, with the run's names."""
+        return tuple(
+            replace(use, layers=tuple(self.name(layer) for layer in use.layers)) for use in self.structure.frozen
+        )
+
+    def name(self, tensor: str) -> str:
+        """The run's name of a tensor."""
+        return self.names.get(tensor, tensor)
+
+    def inputs(self, module: torch.jit.ScriptModule, weights: Sequence[Weight]) -> StructuralInput:
+        """The model as a strategy sees it; `module` is the thawed one, `weights` what its graph uses as weights."""
+        return StructuralInput(
+            groups=self.groups,
+            tensors=lambda name: get_tensor(module, name),
+            scored=frozenset(weight.name for weight in weights),
+            cost=self.structure.cost,
+            frozen=self.frozen,
+        )
+
+
+def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels:
+    """Runs a load of the archive on a few of the caller's samples with labels on every axis.
+
+    Raises:
+        JobFailureError: NOTHING_PRUNABLE: the code holds something that cannot be followed.
+    """
+    module = archive.load().eval()
+    sizes = (rule.exact_batch,) if rule.exact_batch else BATCH_SIZES
+    runs = [feed.inputs([row % len(feed.samples) for row in range(size)]) for size in sizes]
+    torch.manual_seed(rule.seed)
+    try:
+        structure = analyse(module, {"forward": runs}, batch_size=sizes[0])
+    except MODEL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        text = (
+            f"The model's channels cannot be followed through its code: {sentence(error)} "
+            "Prune single weights instead (granularity weight)."
+        )
+        raise JobFailureError(Reason.NOTHING_PRUNABLE, text) from error
+    return Channels(structure, thawed_names(module))
+
+
+def remove_channels(archive: ModelArchive, channels: Channels, removal: Removal, path: Path) -> tuple[ModelArchive, Cut]:
+    """Writes the archive without these channels to `path`; everything else in it is as it was."""
+    module = replace(archive, device="cpu").load()
+    cut = shrink(module, channels.structure, removal)
+    buffer = io.BytesIO(module.save_to_buffer(_extra_files=archive.extra_files))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getbuffer())
+    return replace(archive, path=path), cut

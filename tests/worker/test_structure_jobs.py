@@ -1,0 +1,85 @@
+"""Whole jobs that remove channels and heads, on archives that other people made and on trained nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import zoo
+from helpers.resnet import MEAN, STD, trained_resnet
+from helpers.shared_data import shared_file
+from pruning_server.spec.request import (
+    FineTune,
+    Granularity,
+    Layout,
+    Preprocessing,
+    ScalarArgument,
+    StaticStrategy,
+    Target,
+    TargetKind,
+)
+
+RNG = np.random.default_rng(0)
+CHANNELS = StaticStrategy(granularity=Granularity.CHANNEL)
+QUICK = FineTune(epochs=1, learning_rate=1e-4)
+ARCHIVES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "policy_go2": (RNG.normal(size=(60, 45)), {}),
+    "policy_go2_himloco": (RNG.normal(size=(60, 270)), {}),
+    "policy_g1_loco_lstm": (RNG.normal(size=(24, 96)), {}),
+    "wtw_adaptation": (RNG.normal(size=(60, 2100)), {}),
+    "silero_vad": (RNG.normal(size=(24, 512)) * 0.1, {"arguments": (ScalarArgument(position=1, value=16000),)}),
+}
+
+
+def target(kind: TargetKind, value: float) -> Target:
+    return Target(kind=kind, value=value)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_an_archive_loses_channels_and_is_otherwise_the_same(name: str, prune: Callable) -> None:
+    inputs, fields = ARCHIVES[name]
+    path = shared_file(f"torchscript/{name}.pt")
+    ran = prune(
+        path, {"inputs": inputs.astype(np.float32)}, strategy=CHANNELS, fine_tune=QUICK,
+        target=target(TargetKind.PARAMETER_RATIO, 0.8), **fields,
+    )  # fmt: skip
+    report = ran.report
+    ran.check()
+    cost = report["cost"]
+    assert cost["pruned"]["parameters"] <= 0.8 * cost["original"]["parameters"]
+    assert cost["pruned"]["macs"] < cost["original"]["macs"]
+    before, after = torch.jit.load(str(path)), ran.pruned
+    assert before.training == after.training
+    assert list(before.state_dict()) == list(after.state_dict())
+    shapes = {layer["name"]: tuple(layer["shape_after"]) for layer in report["layers"]}
+    for key, tensor in after.state_dict().items():
+        if key in shapes:
+            assert tuple(tensor.shape) == shapes[key]
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("way", ["scripted", "traced", "frozen"])
+def test_resnet_20_loses_half_of_its_macs(way: str, prune: Callable) -> None:
+    net = trained_resnet(20)
+    model = zoo.traced(net, torch.zeros(2, 3, 32, 32)) if way == "traced" else getattr(zoo, way)(net)
+    with np.load(shared_file("cifar10_test.npz")) as data:
+        images, labels = data["images"][:400], data["labels"][:400]
+    ran = prune(
+        model, {"inputs": images, "targets": labels}, strategy=CHANNELS, target=target(TargetKind.MACS_RATIO, 0.5),
+        preprocessing=Preprocessing(mean=MEAN, std=STD, layout=Layout.NHWC),
+        fine_tune=FineTune(epochs=1, learning_rate=1e-3),
+    )  # fmt: skip
+    ran.check()
+    report = ran.report
+    ratio = report["cost"]["pruned"]["macs"] / report["cost"]["original"]["macs"]
+    assert 0.4 < ratio <= 0.5
+    # The residual stream of the option-A shortcut is pruned too.
+    first = report["layers"][0]
+    assert first["shape_after"][0] < first["shape_before"][0] == 16
+    assert len(first["kept"]["0"]) == first["shape_after"][0]
+    assert report["accuracy"]["pruned"] > 0.15
