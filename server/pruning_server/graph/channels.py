@@ -42,6 +42,8 @@ class Channels:
         self._heads: set[int] = set()
         self._contracted: list[tuple[Ids, Cause]] = []
         self._shifted: list[Ids] = []
+        self._mixed: list[Ids] = []
+        self._sealed: Ids | None = None
         self._boxes: dict[tuple[tuple[int, ...], bytes], Ids] = {}
         self._meetings: list[tuple[Ids, Ids, Cause]] = []
 
@@ -50,6 +52,7 @@ class Channels:
 
     def create(self, count: int) -> Ids:
         """`count` new elements, each in a class of its own."""
+        self._sealed = None
         first = len(self._parents)
         self._parents.extend(range(first, first + count))
         return np.arange(first, first + count, dtype=np.int64)
@@ -66,9 +69,15 @@ class Channels:
 
     def roots(self, ids: Ids) -> Ids:
         """The class of every element in an array of any shape."""
+        if self._sealed is not None:
+            return np.where(ids < 0, FIXED, self._sealed[ids])
         elements, positions = np.unique(ids, return_inverse=True)
         found = np.fromiter((self.find(element) for element in elements.tolist()), np.int64, len(elements))
         return found[positions].reshape(ids.shape)
+
+    def seal(self) -> None:
+        """Makes finding classes fast until the next union; freezing changes none."""
+        self._sealed = np.fromiter((self.find(element) for element in range(len(self))), np.int64, len(self))
 
     def unite(self, one: Ids, other: Ids, cause: Cause) -> None:
         """Unites classes element by element, with broadcasting; what meets `FIXED` is frozen for `cause`."""
@@ -124,6 +133,14 @@ class Channels:
     def mark_shifted(self, ids: Ids) -> None:
         """An op may turn zeros in these channels into something else."""
         self._shifted.append(ids)
+
+    def mark_mixed(self, ids: Ids) -> None:
+        """These channels meet values that do not come from them, so that they are not constant where their weights are 0."""
+        self._mixed.append(ids)
+
+    def mixed_classes(self) -> frozenset[int]:
+        """The classes of what `mark_mixed` named."""
+        return frozenset(root for ids in self._mixed for root in np.unique(self.roots(ids)).tolist())
 
     def switch_off_at_producers(self) -> frozenset[int]:
         """Classes that must be zero where they are made; those that an op shifts away from zero are frozen."""
@@ -208,6 +225,7 @@ class Channels:
     def _join(self, one: int, other: int) -> None:
         if one == other:
             return
+        self._sealed = None
         # The smaller number stands for the class, so that results do not depend on the order of unions.
         kept, gone = min(one, other), max(one, other)
         self._parents[gone] = kept

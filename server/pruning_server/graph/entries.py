@@ -46,7 +46,7 @@ def find_first_uses(module: ir.Module) -> tuple[tuple[FirstUse, ...], ...]:
     places = find_places(module)
     findings = analyse(places, {"forward": graph})
     shapes = {path: tuple(slot.tensor.shape) for path, slot in places.slots.items()}
-    weights = {number: _kernel(paths, shapes) for (_, number), paths in findings.weights_of_result.items() if paths}
+    weights = {number: _kernels(paths, shapes) for (_, number), paths in findings.weights_of_result.items() if paths}
     found = []
     for value in list(graph.inputs())[1:]:
         search = _Search(weights, {value.unique()})
@@ -62,16 +62,18 @@ def attends(module: ir.Module) -> bool:
     )
 
 
-def _kernel(paths: tuple[Path, ...], shapes: Mapping[Path, Shape]) -> Shape:
-    """The stored tensor with most axes; a bias has one."""
-    return max((shapes[path] for path in paths), key=len, default=())
+def _kernels(paths: tuple[Path, ...], shapes: Mapping[Path, Shape]) -> tuple[Shape, ...]:
+    """The stored tensors with most axes (a bias has one); of a recurrent layer those that meet its input come first."""
+    rank = max(len(shapes[path]) for path in paths)
+    order = sorted(paths, key=lambda path: "_ih" not in path[-1])
+    return tuple(dict.fromkeys(shapes[path] for path in order if len(shapes[path]) == rank))
 
 
 @dataclass
 class _Search:
     """Follows one input: `carried` holds the numbers of the values that it reaches without passing a weight."""
 
-    weights: Mapping[int, Shape]
+    weights: Mapping[int, tuple[Shape, ...]]
     carried: set[int]
     uses: list[FirstUse] = field(default_factory=list)
 
@@ -107,7 +109,8 @@ class _Search:
         self.carried.update(value.unique() for value in outputs if ir.may_hold_tensor(value))
 
 
-def _use(node: ir.Node, weight: Shape) -> FirstUse | None:
+def _use(node: ir.Node, kernels: tuple[Shape, ...]) -> FirstUse | None:
+    weight = kernels[0] if kernels else ()
     op = base_name(node.kind()).removeprefix("aten::")
     if op in _CONVOLUTIONS and len(weight) > 2:
         settings = _constants(node)
@@ -121,7 +124,7 @@ def _use(node: ir.Node, weight: Shape) -> FirstUse | None:
     if op in _LOOKUPS and len(weight) == 2:
         return FirstUse("embedding", weight, (weight[0],))
     if op in _RECURRENT and len(weight) == 2:
-        return FirstUse("recurrent", weight, (weight[1],))
+        return FirstUse("recurrent", weight, tuple(dict.fromkeys(kernel[1] for kernel in kernels)))
     return None
 
 

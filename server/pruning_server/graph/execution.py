@@ -155,6 +155,8 @@ class _Frame:
         self._domain = domain
         self._values: dict[int, Any] = {}
         self._fixed: set[int] = set()
+        # Values that are None in every run of the module, or in none.
+        self._decided: set[int] = set()
         self._parts: Mapping[str, Callable[[Step, list[Any]], Sequence[Any]]] = {
             "prim::Constant": self._constant,
             "prim::GetAttr": self._get_attribute,
@@ -184,6 +186,7 @@ class _Frame:
         values = self._values
         for step in program.steps:
             self._fixed.difference_update(step.outputs)
+            self._decided.difference_update(step.outputs)
             results = self._execute(step, [values[number] for number in step.inputs])
             # Ops that change a container return it or nothing, whichever their schema says.
             values.update(zip(step.outputs, results, strict=False))
@@ -206,7 +209,7 @@ class _Frame:
         return native(step.node, args)
 
     def _is_fixed(self, step: Step) -> bool:
-        if step.settled:
+        if step.settled or (step.tests_none and step.inputs[0] in self._decided):
             return True
         if not step.pure or any(number not in self._fixed for number in step.inputs):
             return False
@@ -268,6 +271,9 @@ class _Frame:
         if fixed or other.raises:
             settled = {out for inner, out in zip(taken.outputs, step.outputs, strict=True) if inner in self._fixed}
             self._fixed |= settled
+            for inner, out, present in zip(taken.outputs, step.outputs, taken.present, strict=True):
+                if present or inner in self._fixed or inner in self._decided:
+                    self._decided.add(out)
         elif not self._explored(step, other, results):
             self._domain.skip(step, other, captured, results)
         return results

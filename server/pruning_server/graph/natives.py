@@ -90,6 +90,10 @@ def _contains(_: ir.Node, args: list[Any]) -> list[Any]:
     return [args[1] in args[0]]
 
 
+def _format(_: ir.Node, args: list[Any]) -> list[Any]:
+    return [str(args[0]).format(*args[1:])]
+
+
 STRUCTURE: Mapping[str, Native] = {
     "prim::ListConstruct": lambda _, args: [list(args)],
     "prim::TupleConstruct": lambda _, args: [tuple(args)],
@@ -102,6 +106,7 @@ STRUCTURE: Mapping[str, Native] = {
     "prim::unchecked_unwrap_optional": lambda _, args: [args[0]],
     "aten::_unwrap_optional": lambda _, args: [args[0]],
     "prim::Uninitialized": lambda _, __: [None],
+    "aten::format": _format,
     "prim::Print": lambda _, __: [],
     "aten::warn": lambda _, __: [],
     "prim::Drop": lambda _, __: [],

@@ -51,6 +51,14 @@ _EFFECTS = frozenset(
         "aten::instance_norm",
     }
 )
+# What these return nothing else holds, so that changing it in place concerns nobody.
+_NEW = frozenset(
+    {
+        "prim::ListConstruct",
+        "prim::DictConstruct",
+        *(f"aten::{name}" for name in "zeros ones full empty zeros_like ones_like full_like empty_like clone".split()),
+    }
+)
 _RANDOM = frozenset({"aten::rand", "aten::randint", "aten::seed", "aten::initial_seed", "prim::TimePoint"})
 
 
@@ -72,6 +80,7 @@ class Step:
             is called with: code for inputs of another rank than any sample's is not looked into.
         writes: positions of the inputs that it changes in place.
         writes_container: it changes a list or dict in place.
+        tests_none: its result is whether its first input is None.
     """
 
     node: ir.Node
@@ -86,6 +95,7 @@ class Step:
     settled: bool
     writes: tuple[int, ...]
     writes_container: bool
+    tests_none: bool
 
 
 @dataclass(frozen=True)
@@ -97,14 +107,23 @@ class Program:
         steps: its nodes.
         outputs: numbers of the values that it returns.
         raises: it always ends in an exception.
-        harmless: running it changes nothing but its own values.
+        effects: it does what cannot be taken back, such as setting an attribute.
+        writes: numbers of values that it changes in place and has not made itself.
+        present: per output, whether it is never None.
     """
 
     inputs: tuple[int, ...]
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     raises: bool
-    harmless: bool
+    effects: bool
+    writes: frozenset[int]
+    present: tuple[bool, ...]
+
+    @property
+    def harmless(self) -> bool:
+        """Whether running it changes nothing but its own values."""
+        return not (self.effects or self.writes)
 
 
 @dataclass(frozen=True)
@@ -147,10 +166,28 @@ def _block(block: ir.Block, inputs: Sequence[ir.Value]) -> Program:
         or (step.blocks and all(inner.raises for inner in step.blocks) and step.op == "prim::If")
         for step in steps
     )
-    harmless = not any(
-        step.writes or step.op in _EFFECTS or not all(inner.harmless for inner in step.blocks) for step in steps
+    return Program(
+        inputs=tuple(value.unique() for value in inputs),
+        steps=tuple(steps),
+        outputs=outputs,
+        raises=bool(raises),
+        effects=any(step.op in _EFFECTS or any(inner.effects for inner in step.blocks) for step in steps),
+        writes=_outer_writes(steps),
+        present=tuple(ir.type_kind(value) not in _MAYBE_NONE for value in block.outputs()),
     )
-    return Program(tuple(value.unique() for value in inputs), tuple(steps), outputs, bool(raises), harmless)
+
+
+def _outer_writes(steps: Sequence[Step]) -> frozenset[int]:
+    """What steps change in place, but for values that they have made."""
+    own: set[int] = set()
+    written: set[int] = set()
+    for step in steps:
+        changed = {step.inputs[position] for position in step.writes if position < len(step.inputs)}
+        changed |= {number for block in step.blocks for number in block.writes}
+        written |= changed - own
+        if step.op in _NEW or (step.writes and changed <= own):
+            own.update(step.outputs)
+    return frozenset(written)
 
 
 def _step(node: ir.Node, blocks: tuple[Program, ...], later: set[int], own: set[int]) -> Step:
@@ -175,6 +212,7 @@ def _step(node: ir.Node, blocks: tuple[Program, ...], later: set[int], own: set[
         settled=op == "aten::dim"
         or (op in _IDENTITY_TESTS and len(kinds) == 2 and kinds[1] == "NoneType" and kinds[0] not in _MAYBE_NONE),
         writes=writes,
+        tests_none=op in _IDENTITY_TESTS and len(kinds) == 2 and kinds[1] == "NoneType",
         writes_container=any(position < len(kinds) and kinds[position] in _CONTAINERS for position in writes),
     )
 

@@ -10,9 +10,10 @@ import torch
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Cause, Channels
 from pruning_server.graph.coupling.groups import ChannelGroup, find_frozen, find_groups
+from pruning_server.graph.coupling.leaves import constant_name, enumerate_constants
 from pruning_server.graph.coupling.tracer import Tracer
 from pruning_server.graph.execution import Method, compile_methods
-from pruning_server.graph.slots import find_places
+from pruning_server.graph.slots import find_places, get_tensor
 from pruning_server.graph.surgery.costs import (
     ShapeLengths,
     StructureCost,
@@ -21,6 +22,7 @@ from pruning_server.graph.surgery.costs import (
     find_work,
     leaf_lengths,
 )
+from pruning_server.graph.surgery.dead import Fold, find_dead
 from pruning_server.graph.surgery.cut import AxisCut, Cut, Removal
 from pruning_server.graph.surgery.editing import edit_code
 from pruning_server.graph.surgery.edits import Edit
@@ -28,7 +30,17 @@ from pruning_server.graph.surgery.planning import plan_edits
 from pruning_server.graph.surgery.tensors import shrink_tensors
 from pruning_server.graph.values import FrozenUse
 
-__all__ = ["Cut", "Removal", "Structure", "StructureCost", "analyse", "shrink"]
+__all__ = [
+    "Cut",
+    "DeadChannels",
+    "Removal",
+    "Structure",
+    "StructureCost",
+    "analyse",
+    "find_dead_channels",
+    "remove_dead_channels",
+    "shrink",
+]
 
 Samples = Mapping[str, Sequence[Sequence[object]]]
 """By method, the inputs of each run."""
@@ -130,6 +142,21 @@ def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int
         TypeError: too few arguments.
         RuntimeError: whatever the model raises, or a node that cannot be executed.
     """
+    return _assemble(module, _trace(module, samples), batch_size)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What running the model with labels left; `visited` counts the visits of the first run of `forward`."""
+
+    tracer: Tracer
+    methods: Mapping[str, Method]
+    run: tuple[str, ...]
+    visited: int
+    edits: tuple[Edit, ...]
+
+
+def _trace(module: torch.jit.ScriptModule, samples: Samples) -> _Traced:
     methods = compile_methods(module)
     tracer = Tracer(module, methods)
     visited = 0
@@ -143,22 +170,64 @@ def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int
         run += [name] if name != "forward" else []
     run += _explore(module, tracer, methods, samples)
     tracer.finish()
-    channels = tracer.channels
     edits = plan_edits(tracer, methods)
     # Freezing during planning may have closed the last way out of an axis.
     tracer.leaves.freeze_indivisible()
+    return _Traced(tracer, methods, tuple(run), visited, edits)
+
+
+def _assemble(module: torch.jit.ScriptModule, traced: _Traced, batch_size: int) -> Structure:
+    tracer, channels = traced.tracer, traced.tracer.channels
     parameters = _parameters(module) or frozenset(leaf.name for leaf in tracer.leaves)
     return Structure(
         groups=find_groups(tracer.leaves, channels),
         frozen=find_frozen(tracer.leaves, channels),
-        methods=tuple(run),
+        methods=traced.run,
         failed_rules=tuple(dict.fromkeys(tracer.failed_rules)),
-        edits=edits,
+        edits=traced.edits,
         axes=_stored_axes(tracer, channels),
         parameters=tuple(leaf_lengths(leaf, channels) for leaf in tracer.leaves if leaf.name in parameters),
-        work=find_work(tracer.visits[:visited], channels),
+        work=find_work(tracer.visits[: traced.visited], channels),
         batch_size=batch_size,
     )
+
+
+@dataclass(frozen=True)
+class DeadChannels:
+    """Channels that can go without a change of the outputs.
+
+    Attributes:
+        structure: of the model.
+        removal: the channels.
+        folds: what biases take over first.
+    """
+
+    structure: Structure
+    removal: Removal
+    folds: tuple[Fold, ...]
+
+
+def find_dead_channels(module: torch.jit.ScriptModule, samples: Samples) -> DeadChannels:
+    """Finds channels whose kernels are all zero, and what constants are left of them; raises as `analyse` does."""
+    traced = _trace(module, samples)
+    dead = find_dead(module, traced.tracer, traced.methods, samples.get("forward", ()))
+    structure = _assemble(module, traced, 1)
+    removal = {
+        number: [channel for channel, root in enumerate(group.classes) if root in dead.classes]
+        for number, group in enumerate(structure.groups)
+    }
+    return DeadChannels(structure, {number: gone for number, gone in removal.items() if gone}, dead.folds)
+
+
+def remove_dead_channels(module: torch.jit.ScriptModule, dead: DeadChannels) -> Cut:
+    """Folds the constants into the biases and removes the channels, in place; as `shrink` otherwise."""
+    methods = compile_methods(module, in_place=True)
+    baked = {constant_name(number): one.tensor for number, one in enumerate(enumerate_constants(methods.values()))}
+    with torch.no_grad():
+        for fold in dead.folds:
+            bias = baked[fold.bias] if fold.bias in baked else get_tensor(module, fold.bias)
+            bias.copy_((bias.double() + fold.addend.to(bias.device)).to(bias.dtype))
+    return shrink(module, dead.structure, dead.removal)
 
 
 def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Removal) -> Cut:

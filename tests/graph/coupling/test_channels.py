@@ -64,6 +64,45 @@ def test_a_box_keeps_the_axis_with_most_classes() -> None:
     assert len(np.unique(channels.roots(wide))) == 4
 
 
+def test_what_a_box_meets_decides_it() -> None:
+    channels = Channels()
+    box, rows = channels.create(12).reshape(3, 4), channels.create(3).reshape(3, 1)
+    channels.meet(box, rows, WHY)
+    channels.settle(WHY)
+    assert channels.varying_axes(box) == (0,)  # although the other axis has more classes
+    assert (channels.roots(box) == channels.roots(rows)).all()
+
+
+def test_what_a_box_meets_on_an_axis_that_is_held_stays() -> None:
+    channels = Channels()
+    box, columns = channels.create(12).reshape(3, 4), channels.create(4).reshape(1, 4)
+    channels.meet(box, columns, WHY)
+    channels.unite_along(box, 1, WHY)  # heads, decided later
+    channels.settle(WHY)
+    assert channels.varying_axes(box) == (0,)
+    assert all(channels.is_frozen(element) for element in columns.ravel().tolist())
+    assert not any(channels.is_frozen(element) for element in box.ravel().tolist())
+
+
+def test_frozen_columns_do_not_decide_a_box() -> None:
+    channels = Channels()
+    box, columns = channels.create(12).reshape(3, 4), channels.create(4).reshape(1, 4)
+    channels.meet(box, columns, WHY)
+    channels.freeze(columns, WHY)
+    channels.settle(WHY)
+    assert channels.varying_axes(box) == (0,)
+    assert not any(channels.is_frozen(element) for element in box.ravel().tolist())
+
+
+def test_a_decision_for_one_axis_heeds_what_the_box_has_met() -> None:
+    channels = Channels()
+    box, rows = channels.create(12).reshape(3, 4), channels.create(3).reshape(3, 1)
+    channels.meet(box, rows, WHY)
+    assert channels.choose_axis(box.T.copy(), WHY) == 1
+    channels.settle(WHY)
+    assert not any(channels.is_frozen(element) for element in rows.ravel().tolist())
+
+
 def test_one_rule_per_op() -> None:
     def rule(_: object) -> list[object]:
         return []

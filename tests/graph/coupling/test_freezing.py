@@ -119,6 +119,38 @@ class Branching(Between):
         return x
 
 
+class OwnWrites(Between):
+    """Another branch changes nothing but what it has made."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if x.size(0) > 100:
+            parts: list[Tensor] = []
+            for _ in range(2):
+                parts.append(x * 0.5)  # noqa: PERF401 - the append is the point
+            mask = torch.zeros_like(x)
+            mask.masked_fill_(x > 0, 1.0)
+            return parts[0] + parts[1] * mask
+        return x
+
+
+class OtherWrites(Between):
+    """Another branch changes a tensor that it has not made."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if x.size(0) > 100:
+            x.mul_(2.0)
+        return x
+
+
+class ByRank(Between):
+    """A branch for inputs of another rank."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if x.dim() == 1:
+            x = x.unsqueeze(0)
+        return x
+
+
 class Settable(Between):
     """The width is an attribute that another method sets."""
 
@@ -146,6 +178,7 @@ FREEZING = [
     (TurnedInPlace, "t_"),
     (Returned, "prim::Return"),
     (Branching, "prim::If"),
+    (OtherWrites, "prim::If"),
     (Settable, "reshape"),
 ]
 
@@ -161,6 +194,12 @@ def test_nothing_between_is_free() -> None:
     assert free(coupling) == {("first.weight", 0), ("first.bias", 0), ("last.weight", 1)}
     (group,) = coupling.groups
     assert {member.tensor for member in group.members if member.consumer} == {"last.weight"}
+
+
+@pytest.mark.parametrize("kind", [OwnWrites, ByRank])
+def test_branches_without_effects_free_what_they_use(kind: type[nn.Module]) -> None:
+    coupling = couple(zoo.scripted(kind().eval()), {"forward": [(X,)]})
+    assert free(coupling) == {("first.weight", 0), ("first.bias", 0), ("last.weight", 1)}
 
 
 @pytest.mark.parametrize(("kind", "op"), FREEZING, ids=[kind.__name__ for kind, _ in FREEZING])

@@ -43,15 +43,18 @@ _RELAYS = frozenset(
 )
 # On lists these take numbers as places or counts, not as content.
 _COUNTING = frozenset({"aten::__getitem__", "aten::select", "aten::slice", "aten::mul", "aten::pop", "aten::Delete"})
+# Nested tensors have no shape that a rule could read; these rules need none.
+_ON_NESTED = frozenset({"aten::_transformer_encoder_layer_fwd"})
 _SPLIT_REASON = "channels that are split into a block must leave a block"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor that an op saw: its shape and labels."""
+    """A tensor that an op saw: its shape and labels, and whether it is made of stored tensors only."""
 
     shape: tuple[int, ...]
     maps: Maps
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class Tracer(Domain):
         self.leaves.freeze_unread()
         self.channels.settle(Cause("aten::view", "", _SPLIT_REASON))
         self.leaves.freeze_indivisible()
+        self.channels.seal()
         self.channels.switch_off_at_producers()
 
     # --- Values -------------------------------------------------------------------------------------------------------
@@ -196,7 +200,9 @@ class Tracer(Domain):
             self._freeze(
                 labelled, self._cause(step, "it meets a number that depends on an attribute which a method sets")
             )
-        rule = None if step.op in _RELAYS else self._registry.find(step.op)
+        nested = any(one.tensor.is_nested for one in tensors_in([*inputs, *_wrapped(list(results))]))
+        unknown = step.op in _RELAYS or (nested and step.op not in _ON_NESTED)
+        rule = None if unknown else self._registry.find(step.op)
         if rule is None and labelled:
             self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
         if rule is None or not (labelled or any(isinstance(one, torch.Tensor) for one in results)):
@@ -220,6 +226,8 @@ class Tracer(Domain):
         values = self._written(call, step, inputs, values)
         if labelled and not keeps_zeros(step.op, inputs):
             self._shift(step, labelled)
+        if labelled and bends(step.op):
+            self._mix(labelled, list(tensors_in(inputs)))
         self._visit(step, seen, values)
         return values
 
@@ -268,7 +276,7 @@ class Tracer(Domain):
                 self._call(step).elementwise([one, other], one.shape)
             elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
                 self._together(step, one, other, reason)
-            elif one is not other:
+            elif other is not None and one is not other:  # None has no layout
                 self._freeze([one, other], self._cause(step, reason))
 
     def _cause(self, step: Step, reason: str) -> Cause:
@@ -303,6 +311,13 @@ class Tracer(Domain):
                 self.channels.mark_shifted(one.ids)
             if value.stored and bends(step.op):
                 self._freeze(value, self._cause(step, "the model computes it from a stored tensor in a bent way"))
+
+    def _mix(self, labelled: Sequence[Labelled], operands: Sequence[Labelled]) -> None:
+        """A value that is the same for all channels of a sample may differ from sample to sample."""
+        foreign = [value for value in operands if not value.stored and not value.maps and value.tensor.numel() > 1]
+        for value in labelled if foreign else ():
+            for one in value.maps:
+                self.channels.mark_mixed(one.ids)
 
     def _visit(self, step: Step, seen: Sequence[Any], values: Sequence[Any]) -> None:
         if any(True for one in (*seen, *values) if _holds_tensor(one)):
@@ -351,7 +366,7 @@ def _holds_tensor(value: Any) -> bool:
 
 def _seen(value: Any) -> Any:
     if isinstance(value, Labelled):
-        return Seen(value.shape, value.maps)
+        return Seen(value.shape, value.maps, value.stored)
     if isinstance(value, list | tuple):
         return tuple(_seen(one) for one in value)
     return value

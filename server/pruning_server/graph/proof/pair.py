@@ -95,11 +95,11 @@ class Pair:
             try:
                 wanted, drawn = self._run(self.masked, story)
             except RAISED as error:
-                raise OriginalRaisedError(str(error)) from error
+                raise OriginalRaisedError(str(error) or type(error).__name__) from error
             try:
                 got, drawn_by_shrunk = self._run(self.shrunk, story)
             except RAISED as error:
-                raise ShrunkRaisedError(str(error)) from error
+                raise ShrunkRaisedError(str(error) or type(error).__name__) from error
             outputs = value_error(got, wanted)
             state = self._state_error() if outputs < float("inf") else 0.0
         return Compared(max(outputs, state), _scale(wanted), torch.equal(drawn, drawn_by_shrunk))

@@ -125,12 +125,32 @@ def stored_dtypes(module: ir.Module) -> tuple[torch.dtype, ...]:
     return tuple(sorted(counts, key=lambda dtype: -counts[dtype]))
 
 
-def widen(module: ir.Module, dtype: torch.dtype) -> None:
-    """Turns everything of a narrower floating-point type into `dtype`, in place, memory that is shared stays shared.
+def adapted(module: ir.Module, dtype: torch.dtype | None, *, without_dropout: bool = False) -> ir.Module:
+    """A module that does the same in a wider type, and with all rates of dropout at 0.
 
-    Types that the code names, such as `x.float()`, become `dtype` too; both copies of a proof are treated alike. The
-    module must not have run yet, since torch keeps what it has compiled.
+    Everything stored of a narrower floating-point type becomes `dtype`, memory that is shared stays shared; types that
+    the code names, such as `x.float()`, become `dtype` too. Rates of dropout are constants or attributes of the code;
+    what is dropped depends on how many channels there are, so that two models can only be compared without it.
+
+    Args:
+        module: a load that nobody else uses, and that has not run; it may be changed and returned.
+        dtype: None leaves types alone.
+        without_dropout: whether the rates are set.
     """
+    if dtype is not None:
+        _widen_tensors(module, dtype)
+    edited = dtype is not None and _widen_code(module, dtype)
+    edited = (without_dropout and _stop_dropout(module)) or edited
+    # What torch has compiled before an edit stays in use, and loading may have compiled something.
+    return ir.duplicate(module) if edited else module
+
+
+def settled(module: ir.Module) -> ir.Module:
+    """The module after constants of its code were written to: torch may have computed with the old ones in advance."""
+    return ir.duplicate(module) if enumerate_constants(module) else module
+
+
+def _widen_tensors(module: ir.Module, dtype: torch.dtype) -> None:
     tensors = [slot.tensor for slot in find_places(module).slots.values()]
     tensors += [tensor for one in enumerate_constants(module) for tensor in one]
     storages: dict[object, torch.Tensor] = {}
@@ -143,7 +163,6 @@ def widen(module: ir.Module, dtype: torch.dtype) -> None:
             storages[key] = tensor.detach().as_strided((elements,), (1,), 0).to(dtype)
         # The tensor itself changes, so that parameters, lists and dicts that hold it need not be set.
         tensor.data = storages[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-    _widen_code(module, dtype)
 
 
 def widened(value: object, dtype: torch.dtype) -> object:
@@ -155,12 +174,15 @@ def _narrower(dtype: torch.dtype) -> frozenset[torch.dtype]:
     return (_WIDENED if dtype is torch.float64 else HALF) - {dtype}
 
 
-def _widen_code(module: ir.Module, dtype: torch.dtype) -> None:
+def _widen_code(module: ir.Module, dtype: torch.dtype) -> bool:
     numbers = {_DTYPE_NUMBERS[one] for one in _narrower(dtype)}
+    edited = False
     for graph, node, index in _arguments(module, ("dtype",)):
         known, value = ir.constant_of(list(node.inputs())[index])
         if known and type(value) is int and value in numbers:
             ir.replace_input(node, index, ir.insert_constant(graph, node, _DTYPE_NUMBERS[dtype]))
+            edited = True
+    return edited
 
 
 _DROPOUTS = frozenset(
@@ -178,16 +200,14 @@ _DROPOUTS = frozenset(
 )
 
 
-def stop_dropout(module: ir.Module) -> None:
-    """Sets the rate of every dropout to 0, in place: what it drops depends on how many channels there are.
-
-    The module must not have run yet.
-    """
+def _stop_dropout(module: ir.Module) -> bool:
+    edited = False
     for graph, node, index in _arguments(module, ("p", "dropout", "dropout_p")):
         name = ir.arguments_of(node)[index].name
-        if name == "p" and node.kind() not in _DROPOUTS:  # the order of a norm
-            continue
-        ir.replace_input(node, index, ir.insert_constant(graph, node, 0.0))
+        if name != "p" or node.kind() in _DROPOUTS:  # p is the order of a norm too
+            ir.replace_input(node, index, ir.insert_constant(graph, node, 0.0))
+            edited = True
+    return edited
 
 
 def _arguments(module: ir.Module, names: Sequence[str]) -> Iterator[tuple[ir.Graph, ir.Node, int]]:
