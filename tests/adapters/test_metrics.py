@@ -120,13 +120,22 @@ def test_outcomes_and_durations(metrics: PrometheusMetrics) -> None:
     assert value(metrics, "pruning_job_duration_seconds_bucket", **duration, le="180.0") == 1
 
 
+def test_failed_proofs_are_counted_from_0(metrics: PrometheusMetrics) -> None:
+    assert value(metrics, "pruning_proof_failures_total", strategy="static") == 0
+    for reason in (Reason.VERIFICATION_FAILED, Reason.RESULT_REFUSED, Reason.WORKER_LOST):
+        metrics.job_completed(finished_job(JobState.FAILED, Failure(reason=reason, message="")), "cpu")
+    metrics.job_completed(finished_job(), "cpu")
+    assert value(metrics, "pruning_proof_failures_total", strategy="static") == 1
+
+
 def test_every_failure_reason_has_a_group() -> None:
     """A reason that is new must be put somewhere on purpose: only those that no run can end with are `other`."""
     grouped = {labels.failure_reason(Failure(reason=reason, message="")) for reason in Reason}
     assert grouped == set(labels.FAILURE_REASONS.values) - {labels.NO_REASON} | {labels.OTHER}
     assert len(grouped | {labels.NO_REASON}) <= 12
     run_reasons = [r for r in Reason if r.startswith(("MODEL_", "DATASET_", "LOSS_", "WORKER_", "VERI", "RESULT_"))]
-    run_reasons += [Reason.NOTHING_PRUNABLE, Reason.EVERYTHING_PRUNED, Reason.DEADLINE_EXCEEDED]
+    run_reasons += [Reason.NOTHING_PRUNABLE, Reason.EVERYTHING_PRUNED, Reason.TARGET_UNREACHABLE]
+    run_reasons.append(Reason.DEADLINE_EXCEEDED)
     run_reasons.remove(Reason.WORKER_NOT_INSTALLED)
     assert [r for r in run_reasons if labels.failure_reason(Failure(reason=r, message="")) == labels.OTHER] == []
 

@@ -27,7 +27,6 @@ from pruning_client import (
     Sparsity,
     Static,
     Submission,
-    UnimplementedError,
 )
 
 MIB = 1 << 20
@@ -133,12 +132,13 @@ def test_server_info_and_strategies(client: PruningClient) -> None:
     assert {"threshold", "sparsity"} <= set(static.targets)
 
 
-def test_inspection_is_refused_by_name_or_answered(client: PruningClient, tmp_path: Path) -> None:
-    model = save_scripted(mlp(), tmp_path / "model.pt")
-    try:
-        assert client.inspect(model).layers
-    except UnimplementedError as error:
-        assert error.reason == "NOT_IMPLEMENTED"  # noqa: PT017 - either is right, an other error is not
+def test_inspection(client: PruningClient, tmp_path: Path) -> None:
+    found = client.inspect(save_scripted(mlp(), tmp_path / "model.pt"))
+    assert [(layer.name, layer.parameters, layer.group_indices) for layer in found.layers] == [
+        ("0", 8 * 32 + 32, (0,)), ("3", 32 * 3 + 3, (0,)),
+    ]  # fmt: skip
+    assert [group.channels for group in found.groups] == [32]
+    assert [spec.shape for spec in found.inputs] == [(1, 8)]
 
 
 def test_refusals_name_the_field(client: PruningClient, tmp_path: Path) -> None:

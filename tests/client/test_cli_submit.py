@@ -159,6 +159,10 @@ def other_strategies() -> list[tuple[str, list[str], Callable[[Any], object], ob
         ("conditional", ["--condition", "p < 1", "--max-accuracy-drop", "0"], lambda s: s.WhichOneof("target"), "max_accuracy_drop"),
         ("static", ["--parameter-ratio", "1", "--granularity", "2:4"], lambda s: (s.static.nm_pattern.n, s.static.nm_pattern.m), (2, 4)),
         ("static", ["--latency-ratio", "0.5", "--granularity", "head"], lambda s: s.static.granularity, spec_pb2.GRANULARITY_HEAD),
+        ("static", ["--macs-ratio", "0.5", "--granularity", "channel", "--min-channels", "4", "--multiple", "16"], lambda s: (s.static.channels.min_channels, s.static.channels.multiple), (4, 16)),
+        ("static", ["--sparsity", "0.5", "--granularity", "head"], lambda s: (s.static.channels.min_channels, s.static.channels.multiple), (0, 0)),
+        ("dynamic", ["--sparsity", "0.5", "--granularity", "channel", "--min-channels", "4"], lambda s: s.dynamic.channels.min_channels, 4),
+        ("conditional", ["--condition", "p < 1", "--granularity", "channel", "--multiple", "1"], lambda s: s.conditional.channels.multiple, 1),
     ]  # fmt: skip
 
 
@@ -285,6 +289,9 @@ def test_control_characters_of_others_do_not_reach_the_terminal(submit: Callable
         *(([f"--{name}-ratio", v], "ratio") for name in ("macs", "latency", "parameter") for v in ("0", "1.1")),
         (["--max-accuracy-drop", "1"], "max-accuracy-drop"),
         *((["--sparsity", "0.5", "--granularity", v], "granularity") for v in ("atom", "4:2", "0:4", "2:2", "2:", "n:m")),
+        *((["--sparsity", "0.5", "--granularity", "channel", f"--{name}", v], name) for name in ("min-channels", "multiple") for v in ("0", "-1", "1.5")),
+        (["--sparsity", "0.5", "--multiple", "8"], "--granularity"),
+        (["--sparsity", "0.5", "--granularity", "2:4", "--min-channels", "8"], "--granularity"),
         (["--sparsity", "0.5", "--device", "tpu"], "device"),
         *((["--sparsity", "0.5", "--epochs", v], "epochs") for v in ("-1", "1.5", "many")),
         (["--sparsity", "0.5", "--epochs", "2", "--no-recovery"], "no-recovery"),

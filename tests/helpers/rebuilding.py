@@ -18,7 +18,7 @@ def coupled(archive: torch.jit.ScriptModule, x: Sequence[Any]) -> Coupling:
     tracer = Tracer(zoo.reload(archive))
     tracer.trace("forward", x)
     tracer.finish()
-    assert tracer.failed_rules == []
+    assert tracer.failed_rules == [], tracer.failed_rules
     return Coupling(find_groups(tracer.leaves, tracer.channels), find_frozen(tracer.leaves, tracer.channels))
 
 

@@ -60,6 +60,10 @@ def nm(n: int, m: int) -> dict[str, Any]:
     return {"strategy": StaticStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=n, m=m))}
 
 
+def structural(granularity: Granularity, kind: TargetKind, value: float) -> dict[str, Any]:
+    return {"strategy": StaticStrategy(granularity=granularity), **target(kind, value)}
+
+
 GOOD: dict[str, dict[str, Any]] = {
     "plain": {},
     "threshold": target(TargetKind.THRESHOLD, 1e-30),
@@ -311,17 +315,25 @@ def test_what_is_implemented(scope: Scope, task: Task | None, loss: Loss | None)
         check_implemented(good_spec(strategy=strategy, task=task, loss=loss, target=Target(kind=kind, value=value)))
 
 
+@pytest.mark.parametrize("granularity", [Granularity.CHANNEL, Granularity.HEAD])
+@pytest.mark.parametrize("kind", [TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO])
+def test_what_is_implemented_of_structures(granularity: Granularity, kind: TargetKind) -> None:
+    check_implemented(good_spec(**structural(granularity, kind, 0.5)))
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
         ({"strategy": DynamicStrategy()}, "dynamic strategy"),
         ({"strategy": ConditionalStrategy(condition="x > 1")}, "conditional strategy"),
-        ({"strategy": StaticStrategy(granularity=Granularity.CHANNEL)}, "channel granularity"),
-        ({"strategy": StaticStrategy(granularity=Granularity.HEAD)}, "head granularity"),
+        (structural(Granularity.CHANNEL, TargetKind.THRESHOLD, 0.5), "threshold target with channel granularity"),
+        (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "threshold target with head granularity"),
+        (structural(Granularity.CHANNEL, TargetKind.LATENCY_RATIO, 0.5), "latency_ratio target"),
+        (structural(Granularity.HEAD, TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
         (nm(2, 4), "n:m granularity"),
-        (target(TargetKind.MACS_RATIO, 0.5), "macs_ratio target"),
+        (target(TargetKind.MACS_RATIO, 0.5), "macs_ratio target with weight granularity"),
         (target(TargetKind.LATENCY_RATIO, 0.5), "latency_ratio target"),
-        (target(TargetKind.PARAMETER_RATIO, 0.5), "parameter_ratio target"),
+        (target(TargetKind.PARAMETER_RATIO, 0.5), "parameter_ratio target with weight granularity"),
         (target(TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
         ({"task": Task.SEGMENTATION}, "segmentation task"),
         ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),

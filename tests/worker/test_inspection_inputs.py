@@ -38,7 +38,9 @@ class Rated(nn.Module):
         super().__init__()
         self.linear = nn.Linear(5, 2)
 
-    def forward(self, x: torch.Tensor, rate: int, scale: float = 2.0, other: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rate: int, scale: float = 2.0, other: torch.Tensor | None = None
+    ) -> torch.Tensor:
         y = self.linear(x) * scale
         if rate != 16:
             raise ValueError("only 16")
@@ -141,9 +143,12 @@ def test_defaults_between_given_arguments_are_filled_in() -> None:
 def test_a_refusal_says_what_is_known_and_what_to_give(
     net: Callable[[], nn.Module], scalars: dict[str, int], given: list[tuple[int, ...]] | None, words: list[str]
 ) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    def ask() -> object:
         found = finder(net(), **scalars)
-        found.inferred() if given is None else found.given([TensorSpec(shape=shape) for shape in given])
+        return found.inferred() if given is None else found.given([TensorSpec(shape=shape) for shape in given])
+
+    with pytest.raises(InvalidRequestError) as caught:
+        ask()
     for word in words:
         assert word in caught.value.message
     assert caught.value.violations

@@ -171,6 +171,16 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
         "--criterion", metavar="NAME", help=f"what counts as small: {', '.join(_CRITERIA)} (default: l1)"
     )
     group.add_argument("--scope", choices=tuple(Scope), help="where scores compete (default: global)")
+    channels = types.integer_from(1, 2**31 - 1)
+    group.add_argument(
+        "--min-channels", metavar="N", type=channels, help="channel, head: fewest that a layer keeps (default: 1)"
+    )
+    group.add_argument(
+        "--multiple",
+        metavar="N",
+        type=channels,
+        help="channel: kept ones are rounded up to a multiple (default: 8 for layers of 64 and more, else 1)",
+    )
     group.add_argument("--condition", metavar="EXPR", help="conditional: a comparison over features")
     group.add_argument("--schedule", metavar="NAME", help="dynamic: how sparsity grows")
     group.add_argument("--continue-from", metavar="JOB", help="dynamic: an earlier job to prune on from")
@@ -257,7 +267,14 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="inputs",
-        help="shape of an input of forward; again for more",
+        help="shape of an input of forward; again for more (default: as traced, or inferred)",
+    )
+    parser.add_argument(
+        "--samples",
+        metavar="DATA",
+        type=Path,
+        default=None,
+        help=".npz or .safetensors as for `submit`: run the model on its first samples instead",
     )
     _add_arguments(parser)
     _add_client(parser)

@@ -188,6 +188,8 @@ def _spec_lines(spec: Submission) -> list[tuple[str, object]]:
         ("criterion", "" if isinstance(strategy, Conditional) else strategy.criterion),
         ("condition", strategy.condition if isinstance(strategy, Conditional) else ""),
         ("target", _target_text(row_target)),
+        ("min channels", strategy.channels.min_channels or ""),
+        ("multiple", strategy.channels.multiple or ""),
         ("device", spec.device),
         ("epochs", "none: no recovery" if not spec.recovery else "automatic" if spec.epochs is None else spec.epochs),
         ("task", spec.task or ""),

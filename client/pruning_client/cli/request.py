@@ -9,6 +9,7 @@ from pruning_client.adapters import check_dataset_path
 from pruning_client.cli.arguments import UsageError
 from pruning_client.cli.paths import check_readable
 from pruning_client.spec import (
+    ChannelConstraints,
     Conditional,
     Dynamic,
     Granularity,
@@ -47,6 +48,8 @@ _STRATEGIES_BY_FLAG = {
     "criterion": ("static", "dynamic"),
     "scope": ("static", "dynamic"),
 }
+# Flags that only say something about what is removed as a whole.
+_CHANNEL_FLAGS = ("min_channels", "multiple")
 
 
 def build_submission(options: Namespace) -> Submission:
@@ -123,6 +126,11 @@ def _check_flags(options: Namespace) -> None:
         if getattr(options, flag) is not None and options.strategy not in strategies:
             name = flag.replace("_", "-")
             raise UsageError(f"argument --{name}: --strategy {options.strategy} has none; drop one of the two")
+    granularity, _ = options.granularity or (Granularity.WEIGHT, None)
+    for flag in _CHANNEL_FLAGS:
+        if getattr(options, flag) is not None and granularity not in (Granularity.CHANNEL, Granularity.HEAD):
+            name = flag.replace("_", "-")
+            raise UsageError(f"argument --{name}: needs --granularity channel or head")
     if options.strategy == "conditional" and not (options.condition or "").strip():
         raise UsageError("--strategy conditional needs a --condition")
     if options.strategy != "conditional" and _target(options) is None:
@@ -146,10 +154,11 @@ def _target(options: Namespace) -> Target | None:
 def _strategy(options: Namespace) -> Strategy:
     granularity, pattern = options.granularity or (Granularity.WEIGHT, None)
     scope = Scope(options.scope or Scope.GLOBAL)
+    channels = ChannelConstraints(min_channels=options.min_channels, multiple=options.multiple)
     if options.strategy == "conditional":
         if pattern is not None:
             raise UsageError("argument --granularity: --strategy conditional has no n:m pattern")
-        return Conditional(condition=options.condition, granularity=granularity)
+        return Conditional(condition=options.condition, granularity=granularity, channels=channels)
     if options.strategy == "dynamic":
         return Dynamic(
             granularity=granularity,
@@ -158,12 +167,14 @@ def _strategy(options: Namespace) -> Strategy:
             scope=scope,
             schedule=options.schedule or "",
             continue_from_job_id=options.continue_from or "",
+            channels=channels,
         )
     return Static(
         granularity=granularity,
         nm_pattern=pattern,
         criterion=options.criterion or "",
         scope=scope,
+        channels=channels,
     )
 
 

@@ -56,7 +56,15 @@ _NEW = frozenset(
     {
         "prim::ListConstruct",
         "prim::DictConstruct",
-        *(f"aten::{name}" for name in "zeros ones full empty zeros_like ones_like full_like empty_like clone".split()),
+        "aten::zeros",
+        "aten::ones",
+        "aten::full",
+        "aten::empty",
+        "aten::zeros_like",
+        "aten::ones_like",
+        "aten::full_like",
+        "aten::empty_like",
+        "aten::clone",
     }
 )
 _RANDOM = frozenset({"aten::rand", "aten::randint", "aten::seed", "aten::initial_seed", "prim::TimePoint"})

@@ -37,11 +37,14 @@ class StateGuard:
     Args:
         module: the module that the block runs.
         keep_statistics: True lets normalization statistics keep what the block did to them, as training needs.
+        analysed: False saves the analysis where the module is a copy of one's own: then everything but parameters is
+            put back, whether the model writes to it or not, and parameters are not.
     """
 
-    def __init__(self, module: torch.jit.ScriptModule, *, keep_statistics: bool = False) -> None:
+    def __init__(self, module: torch.jit.ScriptModule, *, keep_statistics: bool = False, analysed: bool = True) -> None:
         places = find_places(module)
-        graphs = {method: ir.inlined_copy(module, method) for method in ir.method_names(module)}
+        methods = ir.method_names(module) if analysed else ()
+        graphs = {method: ir.inlined_copy(module, method) for method in methods}
         findings = analyse(places, graphs)
         skipped = _statistics(places, findings) if keep_statistics else frozenset()
         self._module = module

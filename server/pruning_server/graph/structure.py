@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from pruning_server.graph import ir
-from pruning_server.graph.channels import Cause, Channels
+from pruning_server.graph.channels import Channels
 from pruning_server.graph.coupling.groups import ChannelGroup, find_frozen, find_groups
-from pruning_server.graph.coupling.leaves import constant_name, enumerate_constants
 from pruning_server.graph.coupling.tracer import Tracer
-from pruning_server.graph.execution import Method, compile_methods
-from pruning_server.graph.slots import find_places, get_tensor
+from pruning_server.graph.execution import compile_methods
+from pruning_server.graph.slots import find_places
 from pruning_server.graph.surgery.costs import (
     ShapeLengths,
     StructureCost,
@@ -22,28 +19,22 @@ from pruning_server.graph.surgery.costs import (
     find_work,
     leaf_lengths,
 )
-from pruning_server.graph.surgery.dead import Fold, find_dead
 from pruning_server.graph.surgery.cut import AxisCut, Cut, Removal
 from pruning_server.graph.surgery.editing import edit_code
 from pruning_server.graph.surgery.edits import Edit
-from pruning_server.graph.surgery.planning import plan_edits
 from pruning_server.graph.surgery.tensors import shrink_tensors
+from pruning_server.graph.surgery.tracing import Samples, Traced, trace_module
 from pruning_server.graph.values import FrozenUse
 
 __all__ = [
     "Cut",
-    "DeadChannels",
     "Removal",
+    "Samples",
     "Structure",
     "StructureCost",
     "analyse",
-    "find_dead_channels",
-    "remove_dead_channels",
     "shrink",
 ]
-
-Samples = Mapping[str, Sequence[Sequence[object]]]
-"""By method, the inputs of each run."""
 
 
 @dataclass(frozen=True)
@@ -142,41 +133,11 @@ def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int
         TypeError: too few arguments.
         RuntimeError: whatever the model raises, or a node that cannot be executed.
     """
-    return _assemble(module, _trace(module, samples), batch_size)
+    return assemble(module, trace_module(module, samples), batch_size)
 
 
-@dataclass(frozen=True)
-class _Traced:
-    """What running the model with labels left; `visited` counts the visits of the first run of `forward`."""
-
-    tracer: Tracer
-    methods: Mapping[str, Method]
-    run: tuple[str, ...]
-    visited: int
-    edits: tuple[Edit, ...]
-
-
-def _trace(module: torch.jit.ScriptModule, samples: Samples) -> _Traced:
-    methods = compile_methods(module)
-    tracer = Tracer(module, methods)
-    visited = 0
-    for inputs in samples.get("forward", ()):
-        tracer.trace("forward", inputs)
-        visited = visited or len(tracer.visits)
-    run = ["forward"] if "forward" in samples else []
-    for name, runs in samples.items():
-        for inputs in runs if name != "forward" else ():
-            tracer.trace(name, inputs)
-        run += [name] if name != "forward" else []
-    run += _explore(module, tracer, methods, samples)
-    tracer.finish()
-    edits = plan_edits(tracer, methods)
-    # Freezing during planning may have closed the last way out of an axis.
-    tracer.leaves.freeze_indivisible()
-    return _Traced(tracer, methods, tuple(run), visited, edits)
-
-
-def _assemble(module: torch.jit.ScriptModule, traced: _Traced, batch_size: int) -> Structure:
+def assemble(module: torch.jit.ScriptModule, traced: Traced, batch_size: int) -> Structure:
+    """What tracing found, without the tensors and nodes that it holds."""
     tracer, channels = traced.tracer, traced.tracer.channels
     parameters = _parameters(module) or frozenset(leaf.name for leaf in tracer.leaves)
     return Structure(
@@ -192,44 +153,6 @@ def _assemble(module: torch.jit.ScriptModule, traced: _Traced, batch_size: int) 
     )
 
 
-@dataclass(frozen=True)
-class DeadChannels:
-    """Channels that can go without a change of the outputs.
-
-    Attributes:
-        structure: of the model.
-        removal: the channels.
-        folds: what biases take over first.
-    """
-
-    structure: Structure
-    removal: Removal
-    folds: tuple[Fold, ...]
-
-
-def find_dead_channels(module: torch.jit.ScriptModule, samples: Samples) -> DeadChannels:
-    """Finds channels whose kernels are all zero, and what constants are left of them; raises as `analyse` does."""
-    traced = _trace(module, samples)
-    dead = find_dead(module, traced.tracer, traced.methods, samples.get("forward", ()))
-    structure = _assemble(module, traced, 1)
-    removal = {
-        number: [channel for channel, root in enumerate(group.classes) if root in dead.classes]
-        for number, group in enumerate(structure.groups)
-    }
-    return DeadChannels(structure, {number: gone for number, gone in removal.items() if gone}, dead.folds)
-
-
-def remove_dead_channels(module: torch.jit.ScriptModule, dead: DeadChannels) -> Cut:
-    """Folds the constants into the biases and removes the channels, in place; as `shrink` otherwise."""
-    methods = compile_methods(module, in_place=True)
-    baked = {constant_name(number): one.tensor for number, one in enumerate(enumerate_constants(methods.values()))}
-    with torch.no_grad():
-        for fold in dead.folds:
-            bias = baked[fold.bias] if fold.bias in baked else get_tensor(module, fold.bias)
-            bias.copy_((bias.double() + fold.addend.to(bias.device)).to(bias.dtype))
-    return shrink(module, dead.structure, dead.removal)
-
-
 def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Removal) -> Cut:
     """Removes channels from a load of the analysed archive, in place; returns what was taken from each tensor.
 
@@ -243,34 +166,6 @@ def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Remova
     edit_code(methods, structure.edits, structure.classes(removal))
     shrink_tensors(module, methods.values(), cut)
     return cut
-
-
-def _explore(
-    module: torch.jit.ScriptModule, tracer: Tracer, methods: Mapping[str, Method], samples: Samples
-) -> list[str]:
-    """Runs the methods that nobody sent samples for; what those that do not run may use is frozen."""
-    found = []
-    for name in methods:
-        if name in samples:
-            continue
-        if _ran(tracer, name, ir.argument_count(module, name), samples.get("forward", ())):
-            found.append(name)
-        else:
-            cause = Cause("", "", f"method '{name}' uses it and could not be run; send samples for it")
-            tracer.freeze_method(name, cause)
-    return found
-
-
-def _ran(tracer: Tracer, name: str, arguments: int, runs: Sequence[Sequence[object]]) -> bool:
-    attempts: Sequence[Sequence[object]] = runs if arguments else ((),)
-    if not attempts:
-        return False
-    try:
-        for inputs in attempts:
-            tracer.trace(name, inputs)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        return False
-    return True
 
 
 def _parameters(module: torch.jit.ScriptModule) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Choice by exact count."""
+"""Choice by exact count, and the order that it goes by."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """
     if not 0 <= count <= scores.numel():
         raise ValueError(f"cannot choose {count} of {scores.numel()}")
+    marked = torch.zeros(scores.numel(), dtype=torch.bool)
+    marked[ascending(scores)[:count]] = True
+    return marked
+
+
+def ascending(scores: torch.Tensor) -> torch.Tensor:
+    """The positions from the lowest score to the highest; equal scores stay in order.
+
+    Args:
+        scores: 1-D, float32 or float64, finite and not negative.
+
+    Raises:
+        ValueError: a score is negative or not finite.
+    """
     if not bool(torch.isfinite(scores).all()) or bool((scores < 0).any()):
         raise ValueError("scores must be finite and not negative")
     # The bits of floats that are not negative are ordered as the floats are, and integers sort several times faster.
     # Adding 0 turns -0 into 0.
     bits = (scores.cpu() + 0.0).view(torch.int64 if scores.dtype == torch.float64 else torch.int32)
-    marked = torch.zeros(scores.numel(), dtype=torch.bool)
-    marked[torch.argsort(bits, stable=True)[:count]] = True
-    return marked
+    return torch.argsort(bits, stable=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,7 +63,7 @@ def select(
     ]
     return Selection(
         weights=kept,
-        frozen=(*survey.frozen, *_excluded(excluded)),
+        frozen=(*survey.frozen, *report_excluded(excluded)),
         notes=tuple(f"exclude_layers: {pattern!r} matches no layer of the model" for pattern in unmatched),
     )
 
@@ -73,16 +73,22 @@ def _excluded_by(weight: Weight, patterns: Sequence[str]) -> str | None:
 
 
 def _matches(weight: Weight, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in _names(weight))
+    return matches((weight.name, *weight.aliases), pattern)
 
 
-def _names(weight: Weight) -> Iterator[str]:
-    for name in (weight.name, *weight.aliases):
+def matches(names: Iterable[str], pattern: str) -> bool:
+    """Whether a shell wildcard of `exclude_layers` means a stored tensor with these names, or a module around one."""
+    return any(fnmatchcase(part, pattern) for part in _with_modules(names))
+
+
+def _with_modules(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
         parts = name.split(".")
         yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
-def _excluded(excluded: dict[str, str]) -> tuple[FrozenUse, ...]:
+def report_excluded(excluded: Mapping[str, str]) -> tuple[FrozenUse, ...]:
+    """The report's entries for what the request excludes: the pattern by name."""
     return tuple(
         FrozenUse(
             op="",

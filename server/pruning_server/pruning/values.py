@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from pruning_server.graph.values import WeightKind
+from pruning_server.graph.coupling.groups import ChannelGroup
+from pruning_server.graph.surgery.cut import Removal
+from pruning_server.graph.values import FrozenUse, WeightKind
 from pruning_server.spec.request import Granularity, TargetKind
 
 
@@ -65,6 +68,84 @@ class PruningPlan:
     def sparsity(self) -> float:
         """Fraction of the prunable elements that is removed, in [0, 1]."""
         return self.removed_weights / self.prunable_weights if self.prunable_weights else 0.0
+
+
+class Cost(Protocol):
+    """What a model takes: its parameters, and its MACs per run where they are known."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all parameters."""
+        ...
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of one run on the samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class StructuralInput:
+    """A model as a strategy for channels and heads sees it.
+
+    Attributes:
+        groups: everything that can be removed; a removal names groups by their number here.
+        tensors: a stored tensor by name; it is read, never written. A `KeyError` means that the tensor stands in the code.
+        scored: names of the weights whose elements count, e.g. kernels; no buffer's.
+        cost: what the model would take after a removal; more removed is never more.
+        frozen: why the rest stays, for messages.
+    """
+
+    groups: Sequence[ChannelGroup]
+    tensors: Callable[[str], torch.Tensor]
+    scored: frozenset[str]
+    cost: Callable[[Removal], Cost]
+    frozen: tuple[FrozenUse, ...] = ()
+
+
+@dataclass(frozen=True)
+class StructuralPlan:
+    """Which channels go.
+
+    Attributes:
+        removal: channels by group number, both ascending; groups that lose none are left out.
+        removable: number of channels by group number, of the groups that could have lost some: a head is one channel, and
+            so is everything else that only goes at once.
+        achieved: what the target's kind comes to, in its unit.
+        frozen: groups that the request or the lack of weights keeps, with the reason.
+        notes: for the report.
+    """
+
+    removal: Removal
+    removable: Mapping[int, int]
+    achieved: float
+    frozen: tuple[FrozenUse, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def removed_counts(self) -> dict[int, int]:
+        """Channels that go, by group number."""
+        return {number: len(self.removal.get(number, ())) for number in self.removable}
+
+    @property
+    def kept_counts(self) -> dict[int, int]:
+        """Channels that stay, by group number."""
+        return {number: size - len(self.removal.get(number, ())) for number, size in self.removable.items()}
+
+    @property
+    def removable_channels(self) -> int:
+        """Number of channels of all groups that could have lost some."""
+        return sum(self.removable.values())
+
+    @property
+    def removed_channels(self) -> int:
+        """Number of channels that go."""
+        return sum(len(channels) for channels in self.removal.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the removable channels that is removed, in [0, 1]."""
+        return self.removed_channels / self.removable_channels if self.removable_channels else 0.0
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ class DataSection(Value, frozen=True, kw_only=True):
 
 
 class StrategySection(Value, frozen=True, kw_only=True):
-    """What was asked and what was done."""
+    """What was asked and what was done.
+
+    `achieved_sparsity`: fraction removed of the prunable weights, or of the removable channels where whole channels or
+    heads go; then `prunable_weights` are all parameters, and `pruned_weights` those that are gone.
+    """
 
     name: str
     granularity: str
@@ -54,6 +58,8 @@ class StrategySection(Value, frozen=True, kw_only=True):
     achieved_sparsity: float
     prunable_weights: int
     pruned_weights: int
+    removable_channels: int | None
+    removed_channels: int | None
     recovery: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -120,15 +126,27 @@ class GeneralizationSection(Value, frozen=True, kw_only=True):
 
 
 class VerifySection(Value, frozen=True, kw_only=True):
-    """Shrunk against masked; None in jobs that change values only."""
+    """Shrunk against masked; None in jobs that change values only.
+
+    Errors are relative to the largest value of an output: `max_relative_error` with the delivered weights in `dtype`,
+    `max_relative_error_randomized` with random ones in `dtype_randomized`, None where no random weights make the model
+    run. `half_precision_difference`: in the model's own half precision, where it has one; the proof is in a wider copy.
+    `methods`: those that were compared; `train_mode`: whether training mode was. `notes`: what was not, and why.
+    """
 
     max_relative_error: float
-    max_relative_error_randomized: float
+    max_relative_error_randomized: float | None
     batch_sizes: tuple[int, ...]
+    dtype: str = "float32"
+    dtype_randomized: str | None = None
+    half_precision_difference: float | None = None
+    methods: tuple[str, ...] = ()
+    train_mode: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class LayerSection(Value, frozen=True, kw_only=True):
-    """One parameter that could be pruned."""
+    """One stored tensor that could be pruned; `kept`: by axis ("0", "1", ...) that was cut, what stayed of it."""
 
     name: str
     kind: str

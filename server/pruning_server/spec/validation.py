@@ -42,7 +42,12 @@ MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 256
 SPLIT_SUM_TOLERANCE = 1e-9
 
-IMPLEMENTED_TARGETS = frozenset({TargetKind.THRESHOLD, TargetKind.SPARSITY})
+_STRUCTURAL_TARGETS = frozenset({TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO})
+IMPLEMENTED_TARGETS = {
+    Granularity.WEIGHT: frozenset({TargetKind.THRESHOLD, TargetKind.SPARSITY}),
+    Granularity.CHANNEL: _STRUCTURAL_TARGETS,
+    Granularity.HEAD: _STRUCTURAL_TARGETS,
+}
 IMPLEMENTED_TASKS = frozenset({Task.CLASSIFICATION, Task.MULTILABEL, Task.REGRESSION, Task.AGREEMENT})
 
 _TARGET_RANGES: dict[TargetKind, Callable[[float], str | None]] = {
@@ -291,10 +296,11 @@ def _missing_features(spec: PruningSpec) -> Iterator[str]:
         yield "dynamic strategy"
     if isinstance(spec.strategy, ConditionalStrategy):
         yield "conditional strategy"
-    if spec.strategy.granularity is not Granularity.WEIGHT:
-        yield f"{spec.strategy.granularity.value} granularity"
-    if spec.target is not None and spec.target.kind not in IMPLEMENTED_TARGETS:
-        yield f"{spec.target.kind.value} target"
+    granularity, target = spec.strategy.granularity, spec.target
+    if granularity not in IMPLEMENTED_TARGETS:
+        yield f"{granularity.value} granularity"
+    elif target is not None and target.kind not in IMPLEMENTED_TARGETS[granularity]:
+        yield f"{target.kind.value} target with {granularity.value} granularity"
     if spec.task is not None and spec.task not in IMPLEMENTED_TASKS:
         yield f"{spec.task.value} task"
     if spec.method_samples:

@@ -25,12 +25,13 @@ def carry_out(folder: Path, task: InspectionTask) -> Inspection:
     """
     torch.set_num_threads(max(1, task.threads))
     path = folder / task.model
-    inputs = _inputs(folder, task, load_module(path, "cpu", "model").eval())
-    return inspect_model(load_module(path, "cpu", "model").eval(), inputs)
+    finder = InputFinder(load_module(path, "cpu", "model").eval(), task.arguments)
+    inputs = _inputs(folder, task, finder)
+    twice = finder.doubled(inputs)
+    return inspect_model(load_module(path, "cpu", "model").eval(), inputs, () if twice is None else (twice,))
 
 
-def _inputs(folder: Path, task: InspectionTask, module: torch.jit.ScriptModule) -> Inputs:
-    finder = InputFinder(module, task.arguments)
+def _inputs(folder: Path, task: InspectionTask, finder: InputFinder) -> Inputs:
     if task.samples is not None:
         return finder.from_samples(read_samples(folder / task.samples, "samples"))
     if task.inputs:

@@ -8,10 +8,11 @@ from math import prod
 
 import torch
 
-from pruning_server.graph.coupling.groups import ChannelGroup, Coupling, couple
+from pruning_server.graph.coupling.groups import ChannelGroup, Coupling
 from pruning_server.graph.modules import KERNEL_KINDS, FrozenUse, WeightKind, find_weights
 from pruning_server.graph.observe import count_macs
 from pruning_server.graph.slots import MemoryGroup, Slot, find_places, group_by_memory
+from pruning_server.graph.structure import analyse
 from pruning_server.graph.survey import model_order
 from pruning_server.graph.training import thaw
 from pruning_server.recovery.model_errors import MODEL_ERRORS
@@ -38,8 +39,10 @@ class _Layer:
     kernels: list[Slot] = field(default_factory=list)
 
 
-def inspect_model(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> Inspection:
-    """Finds what could be removed, from one run of `forward`.
+def inspect_model(
+    module: torch.jit.ScriptModule, inputs: Sequence[object], others: Sequence[Sequence[object]] = ()
+) -> Inspection:
+    """Finds what could be removed, from runs of `forward`.
 
     A model that the analysis cannot execute comes back wholly frozen, with the reason.
 
@@ -47,6 +50,7 @@ def inspect_model(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> I
         module: a load of the archive that nobody else uses, in evaluation mode; weights that are constants of the code
             get the names that a job's report gives them. Its state is the same afterwards.
         inputs: arguments of `forward`; multiply-accumulates are per sample, the first axis being the samples.
+        others: further arguments, best of another number of samples: what one run leaves open, a second may settle.
 
     Raises:
         RuntimeError: an allocation failed.
@@ -55,7 +59,7 @@ def inspect_model(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> I
     slots = group_by_memory(model_order(find_places(thawed)))
     layers, layer_of = _layers(thawed, slots)
     macs = _macs(thawed, inputs)
-    coupling = _coupling(thawed, inputs, tuple(layers))
+    coupling = _coupling(thawed, (inputs, *others), tuple(layers))
     remaining = _Remaining(coupling.groups, (group.main for group in slots))
     in_groups = [
         tuple(dict.fromkeys(layer_of.get(member.tensor, member.tensor) for member in group.members))
@@ -140,9 +144,10 @@ def _macs(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> Mapping[s
         return {}
 
 
-def _coupling(module: torch.jit.ScriptModule, inputs: Sequence[object], layers: tuple[str, ...]) -> Coupling:
+def _coupling(module: torch.jit.ScriptModule, runs: Sequence[Sequence[object]], layers: tuple[str, ...]) -> Coupling:
     try:
-        return couple(module, {"forward": [inputs]})
+        found = analyse(module, {"forward": runs})
+        return Coupling(found.groups, found.frozen)
     except _ANALYSIS_ERRORS as error:
         if is_out_of_memory(error):
             raise

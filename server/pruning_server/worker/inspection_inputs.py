@@ -21,12 +21,17 @@ from pruning_server.spec.request import Preprocessing, ScalarArgument
 from pruning_server.worker.calling import floating_dtype, forward_arguments
 from pruning_server.worker.feeding import Feed, Samples, place_arguments
 from pruning_server.worker.forms import candidate_forms
+from pruning_server.worker.inspection import batch_size_of
 
 SEED = 0
 MAX_ATTEMPTS = 24
 SAMPLES = 2
 # Image sizes that nets are trained for, the likeliest first.
-SPATIAL_SIZES = {1: (64, 256, 1024, 16000, 16), 2: (224, 32, 28, 64, 96, 128, 256, 299, 48, 16, 8), 3: (32, 64, 16, 96)}
+SPATIAL_SIZES = {
+    1: (64, 256, 512, 1024, 16000, 16),
+    2: (224, 32, 28, 64, 96, 128, 256, 299, 48, 16, 8),
+    3: (32, 64, 16, 96),
+}
 SEQUENCE = 8
 _MAX_QUOTED = 240
 
@@ -164,6 +169,17 @@ class InputFinder:
         last = f"{len(tried)} guesses failed; with {tried[0][0] or 'no input'} it raised: {_quoted(tried[0][1])} "
         raise _refused(f"the model's inputs cannot be inferred: {last}{self._advice()}")
 
+    def doubled(self, inputs: Inputs) -> Inputs | None:
+        """The same samples twice; None where the model does not take them."""
+        rows = batch_size_of(inputs)
+        twice = tuple(
+            torch.cat([value, value])
+            if isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
+            else value
+            for value in inputs
+        )
+        return twice if self._error(twice) is None else None
+
     def _needed(self, given: int | None) -> list[Argument]:
         """The arguments that tensors are made for, the first `given` of them; None: those without a default."""
         free = [one for one in self.arguments if one.scalar is None]
@@ -277,6 +293,9 @@ def _suggested(use: FirstUse, dtype: str, *, sequences: bool) -> Iterator[tuple[
     elif use.op == "conv":
         for size in SPATIAL_SIZES.get(use.spatial_axes, ()):
             yield (1, use.channels[0], *(size,) * use.spatial_axes), dtype
+        # Some nets add the axis of the only channel themselves.
+        for size in SPATIAL_SIZES.get(use.spatial_axes, ()) if use.channels == (1,) else ():
+            yield (1, *(size,) * use.spatial_axes), dtype
     else:
         for channels in use.channels:
             shapes: list[tuple[int, ...]] = [(1, channels), (1, SEQUENCE, channels)]

@@ -14,7 +14,7 @@ from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.proof.divergence import first_divergence, floating_types
 from pruning_server.graph.proof.masked import CutMismatchError, changed_tensors, mask, randomize, weight_names
 from pruning_server.graph.proof.pair import Call, Compared, OriginalRaisedError, Pair, ShrunkRaisedError, Story
-from pruning_server.graph.proof.stored import HALF, stop_dropout, stored_dtypes, widen, widened
+from pruning_server.graph.proof.stored import HALF, adapted, settled, stored_dtypes, widened
 from pruning_server.graph.proof.stories import plan_stories
 from pruning_server.graph.surgery.cut import Cut
 from pruning_server.recovery.raised import is_out_of_memory, last_line
@@ -119,19 +119,20 @@ class _Proving:
 
     def prove_given(self) -> _Checked:
         """With the delivered weights, in float32 or the model's own wider type."""
-        native = self._native_dtype()
+        pair = self._pair(None)
+        native = _native_dtype(pair.masked)
         if native not in HALF:
-            return self._given_in(native, None)
-        self.half_precision_difference = self._native_difference()
+            return self._given_in(native, pair)
+        self.half_precision_difference = self._native_difference(pair)
         try:
-            return self._given_in(torch.float32, torch.float32)
+            return self._given_in(torch.float32, self._pair(torch.float32))
         except OriginalRaisedError as error:
             self.notes.append(f"The model runs in half precision only: {last_line(error)}")
-            return self._given_in(native, None)
+            return self._given_in(native, pair)
 
-    def _given_in(self, dtype: torch.dtype, wide: torch.dtype | None) -> _Checked:
+    def _given_in(self, dtype: torch.dtype, pair: Pair) -> _Checked:
         try:
-            return self._check(self._pair(wide), dtype, MAX_ERROR[dtype])
+            return self._check(pair, dtype, MAX_ERROR[dtype])
         except _MismatchError as mismatch:
             exact = None if mismatch.raised or dtype is torch.float64 else self._exactly()
             if exact is None:
@@ -176,9 +177,10 @@ class _Proving:
         """Random weights with which the model runs and gives numbers."""
         last = ""
         for dtype, everything, gain in product((torch.float64, torch.float32), (True, False), _GAINS):
-            pair = self._pair(dtype, stop=True)
-            only = None if everything else weight_names(pair.masked, self.cut)
-            randomize(pair.masked, pair.shrunk, self.cut, self.seed, only=only, gain=gain)
+            masked, shrunk = self._modules(dtype, without_dropout=True)
+            only = None if everything else weight_names(masked, self.cut)
+            randomize(masked, shrunk, self.cut, self.seed, only=only, gain=gain)
+            pair = self._settle(masked, shrunk)
             try:
                 scale = self._compare(pair, self._stories(pair, dtype)["forward"][0], dtype).scale
             except OriginalRaisedError as error:
@@ -215,28 +217,27 @@ class _Proving:
 
     # --- Parts --------------------------------------------------------------------------------------------------------
 
-    def _native_dtype(self) -> torch.dtype:
-        """Half precision wherever some of what is stored is of it."""
-        found = stored_dtypes(self.load_original())
-        half = [dtype for dtype in found if dtype in HALF]
-        return half[0] if half else found[0] if found and found[0] in MAX_ERROR else torch.float32
-
-    def _native_difference(self) -> float | None:
-        pair = self._pair(None)
+    def _native_difference(self, pair: Pair) -> float | None:
         try:
             return max(self._compare(pair, (call,), None).error for call in self.samples if call.method == "forward")
         except (OriginalRaisedError, _MismatchError):
             return None
 
-    def _pair(self, dtype: torch.dtype | None, *, stop: bool = False) -> Pair:
-        masked, shrunk = self.load_original(), self.load_shrunk()
-        for module in (masked, shrunk):
-            if dtype is not None:
-                widen(module, dtype)
-            if stop:
-                stop_dropout(module)
+    def _pair(self, dtype: torch.dtype | None) -> Pair:
+        return self._settle(*self._modules(dtype))
+
+    def _modules(
+        self, dtype: torch.dtype | None, *, without_dropout: bool = False
+    ) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
+        """The masked and the shrunk model; neither has run."""
+        masked, shrunk = (
+            adapted(load(), dtype, without_dropout=without_dropout) for load in (self.load_original, self.load_shrunk)
+        )
         mask(masked, shrunk, self.cut)
-        return Pair(masked.eval(), shrunk.eval(), self.cut, self.seed)
+        return masked, shrunk
+
+    def _settle(self, masked: torch.jit.ScriptModule, shrunk: torch.jit.ScriptModule) -> Pair:
+        return Pair(settled(masked).eval(), settled(shrunk).eval(), self.cut, self.seed)
 
     def _stories(self, pair: Pair, dtype: torch.dtype | None) -> Mapping[str, tuple[Story, ...]]:
         samples = [
@@ -266,7 +267,8 @@ class _Proving:
                 methods.append(method)
             if method == "forward" and method not in methods:
                 raise OriginalRaisedError(refusals[0])
-            self.notes += [f"Method {method} was not compared with all arguments: {text}" for text in refusals[:1]]
+            how = "with all arguments" if method in methods else "at all"
+            self.notes += [f"Method {method} was not compared {how}: {text}" for text in refusals[:1]]
         return _Checked(worst, dtype, tuple(dict.fromkeys(methods)))
 
     def _compare(self, pair: Pair, story: Story, dtype: torch.dtype | None) -> Compared:
@@ -311,6 +313,13 @@ def _pass_on_memory(error: Exception) -> None:
     """A failed allocation says nothing about the model."""
     if error.__cause__ is not None and is_out_of_memory(error.__cause__):
         raise error.__cause__
+
+
+def _native_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
+    """Half precision wherever some of what is stored is of it, else the type of most numbers."""
+    found = stored_dtypes(module)
+    half = [dtype for dtype in found if dtype in HALF]
+    return half[0] if half else found[0] if found and found[0] in MAX_ERROR else torch.float32
 
 
 @contextmanager

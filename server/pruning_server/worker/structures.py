@@ -61,7 +61,7 @@ class Channels:
         return self.names.get(tensor, tensor)
 
     def inputs(self, module: torch.jit.ScriptModule, weights: Sequence[Weight]) -> StructuralInput:
-        """The model as a strategy sees it; `module` is the thawed one, `weights` what its graph uses as weights."""
+        """The model as a strategy sees it; `module` is the thawed one, `weights` what counts."""
         return StructuralInput(
             groups=self.groups,
             tensors=lambda name: get_tensor(module, name),
@@ -94,7 +94,9 @@ def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels
     return Channels(structure, thawed_names(module))
 
 
-def remove_channels(archive: ModelArchive, channels: Channels, removal: Removal, path: Path) -> tuple[ModelArchive, Cut]:
+def remove_channels(
+    archive: ModelArchive, channels: Channels, removal: Removal, path: Path
+) -> tuple[ModelArchive, Cut]:
     """Writes the archive without these channels to `path`; everything else in it is as it was."""
     module = replace(archive, device="cpu").load()
     cut = shrink(module, channels.structure, removal)

@@ -26,9 +26,7 @@ def random_pair(way: str = "scripted", spoil: Callable[[torch.jit.ScriptModule],
     """Random weights in float64, without dropout; `spoil` does something to the shrunk model."""
     archive = small_archive(way)
     smaller, cut = shrunk(archive, X.float(), INNER)
-    masked, small = (
-        adapted(zoo.reload(one), torch.float64, without_dropout=True).eval() for one in (archive, smaller)
-    )
+    masked, small = (adapted(zoo.reload(one), torch.float64, without_dropout=True).eval() for one in (archive, smaller))
     mask(masked, small, cut)
     randomize(masked, small, cut, seed=2)
     if spoil is not None:

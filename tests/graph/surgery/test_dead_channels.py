@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import cutting, shrinking, zoo
-from pruning_server.graph.structure import find_dead_channels, remove_dead_channels
+from pruning_server.graph.dead_channels import find_dead_channels, remove_dead_channels
 
 
 def sample(*shape: int, seed: int = 0) -> Tensor:

@@ -66,6 +66,7 @@ RPC_CODES = ClosedSet(
 _FAILURE_GROUPS: dict[Reason, str] = {
     Reason.NOTHING_PRUNABLE: "model",
     Reason.EVERYTHING_PRUNED: "request",
+    Reason.TARGET_UNREACHABLE: "request",
     Reason.INVALID_FIELD: "request",
     Reason.MISSING_FIELD: "request",
     Reason.UNKNOWN_CRITERION: "request",

@@ -70,13 +70,14 @@ def randomize(
     cuts = cuts_by_name(cut)
     theirs = counterparts(masked, shrunk)
     chosen = None if only is None else frozenset(only)
-    merged = _merged(find_stored(masked), theirs)
+    everything = find_stored(masked)
+    merged = _merged(everything, theirs)
     norms = {
         name for one in find_weights(masked).weights if one.kind is WeightKind.NORM for name in (one.name, *one.aliases)
     }
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for stored in find_stored(masked):
+        for stored in everything:
             if not _can_be_random(stored) or not merged.isdisjoint(stored.names):
                 continue
             if chosen is not None and chosen.isdisjoint(stored.names):

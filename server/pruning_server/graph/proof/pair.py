@@ -76,7 +76,7 @@ class Pair:
         self.shrunk = shrunk
         self._cuts = cuts_by_name(cut)
         self._seed = seed
-        self._guards = (StateGuard(masked), StateGuard(shrunk))
+        self._guards = (StateGuard(masked, analysed=False), StateGuard(shrunk, analysed=False))
 
     def train(self, mode: bool) -> None:
         """Switches both models between training and evaluation mode."""

@@ -52,7 +52,9 @@ class Stored:
     """Finds the stored tensor that elements belong to."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
-        lines = [(int(line[0]), leaf, axis) for leaf in leaves for axis, line in enumerate(leaf.lines) if line is not None]
+        lines = [
+            (int(line[0]), leaf, axis) for leaf in leaves for axis, line in enumerate(leaf.lines) if line is not None
+        ]
         lines.sort(key=lambda one: one[0])
         self._starts = np.array([start for start, _, _ in lines], dtype=np.int64)
         self._places = [Place(leaf, axis) for _, leaf, axis in lines]
@@ -124,5 +126,3 @@ def _tensors(values: object) -> list[Seen]:
     if isinstance(values, list | tuple):
         return [one for value in values for one in _tensors(value)]
     return []
-
-

@@ -16,8 +16,8 @@ import torch
 from pruning_server.graph.coupling.leaves import Leaf
 from pruning_server.graph.coupling.tracer import Tracer
 from pruning_server.graph.domain import Domain
-from pruning_server.graph.execution import Executor, Method
-from pruning_server.graph.program import Step
+from pruning_server.graph.execution import Executor
+from pruning_server.graph.program import Method, Step
 from pruning_server.graph.state import StateGuard
 from pruning_server.graph.surgery.consumers import Consumer, Stored, find_consumers
 
@@ -56,7 +56,9 @@ def find_dead(
         for inputs in runs:
             executor.run(methods["forward"], "forward", list(inputs))
     dead = frozenset(
-        root for root in candidates if all(_is_constant(recorder, one, root) for one in consumers if root in one.classes)
+        root
+        for root in candidates
+        if all(_is_constant(recorder, one, root) for one in consumers if root in one.classes)
     )
     dead -= _last_of_axes(leaves, tracer, dead)
     folds = [_fold(recorder, one, dead) for one in consumers if one.bias is not None]
@@ -74,7 +76,9 @@ def _candidates(tracer: Tracer, leaves: Sequence[Leaf], consumers: Sequence[Cons
             if line is None:
                 continue
             empty = _empty_slices(leaf.tensor, axis) if leaf.tensor.dim() > 1 else None
-            for coordinate, (element, root) in enumerate(zip(line.tolist(), channels.roots(line).tolist(), strict=True)):
+            for coordinate, (element, root) in enumerate(
+                zip(line.tolist(), channels.roots(line).tolist(), strict=True)
+            ):
                 if channels.is_frozen(root):
                     continue
                 if channels.is_consumer(element):
@@ -120,9 +124,9 @@ def _is_constant(recorder: _Recorder, consumer: Consumer, root: int) -> bool:
     return bool((low == 0).all()) or (consumer.folds and consumer.bias is not None)
 
 
-def _last_of_axes(leaves: Sequence[Leaf], tracer: Tracer, dead: AbstractSet[int]) -> frozenset[int]:
+def _last_of_axes(leaves: Sequence[Leaf], tracer: Tracer, dead: frozenset[int]) -> frozenset[int]:
     """One class of every axis that would otherwise lose all."""
-    kept = set()
+    kept: set[int] = set()
     for leaf in leaves:
         for line in leaf.lines:
             roots = tracer.channels.roots(line).tolist() if line is not None else []

@@ -44,7 +44,7 @@ class Length:
         """The length when these classes are gone."""
         return self.total - sum(count for root, count in self.classes if root in removed)
 
-    def thawless(self, channels: Channels) -> Length:
+    def without_frozen(self, channels: Channels) -> Length:
         """The same after more classes were frozen."""
         return Length(tuple(one for one in self.classes if not channels.is_frozen(one[0])), self.total)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pruning_server.graph import ir
-from pruning_server.graph.channels import Cause, Channels, Ids
+from pruning_server.graph.channels import FIXED, Cause, Channels, Ids
 from pruning_server.graph.coupling.tracer import Pin as SeenPin
 from pruning_server.graph.coupling.tracer import Seen, Tracer, Visit
 from pruning_server.graph.coupling.values import LabelledInt
-from pruning_server.graph.execution import Method
-from pruning_server.graph.program import all_steps
+from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.surgery.demands import DEMANDS, own_line
 from pruning_server.graph.surgery.edits import Address, Divide, Edit, Pin, Resize
 from pruning_server.graph.surgery.lengths import Length, axis_line, is_free
@@ -39,6 +38,9 @@ def plan_edits(tracer: Tracer, methods: Mapping[str, Method]) -> tuple[Edit, ...
         planner.read(visit)
     for pin in tracer.pins:
         planner.pin(pin)
+    channels = tracer.channels
+    lines = [channels.roots(line).tolist() for leaf in tracer.leaves for line in leaf.lines if line is not None]
+    planner.keep_axes(frozenset(line) for line in lines)
     return planner.edits()
 
 
@@ -51,7 +53,7 @@ class _Planner:
         self._lengths: dict[_Spot, Length] = {}
         self._pins: dict[_Spot, Length] = {}
         self._divisions: dict[tuple[Address | None, int, int], tuple[Length, ...]] = {}
-        self._causes: dict[_Spot | tuple[Address | None, int, int], Cause] = {}
+        self._whole: dict[frozenset[int], Cause] = {}
 
     def read(self, visit: Visit) -> None:
         """Takes in one execution of an op."""
@@ -75,11 +77,11 @@ class _Planner:
         found: list[Edit] = []
         for kind, spots in ((Resize, self._lengths), (Pin, self._pins)):
             for (place, _, position, element, elements), wanted in spots.items():
-                length = wanted.thawless(self._channels)
+                length = wanted.without_frozen(self._channels)
                 if length.classes and place is not None:
                     found.append(kind(place, position, element, elements, length))
         for (place, _, position), parts in self._divisions.items():
-            lengths = tuple(length.thawless(self._channels) for length in parts)
+            lengths = tuple(length.without_frozen(self._channels) for length in parts)
             if any(length.classes for length in lengths) and place is not None:
                 found.append(Divide(place, position, lengths))
         return tuple(found)
@@ -155,11 +157,23 @@ class _Planner:
         self._channels.freeze(np.array([root for root, _ in length.classes], dtype=np.int64), cause)
 
     def _keep_something(self, visit: Visit) -> None:
-        """An axis whose coordinates could only vanish together stays."""
         for seen in _seen_in(visit.results):
             for one in seen.maps:
-                if len(one.axes) == 1 and not self._channels.varying_axes(one.ids):
-                    self._channels.freeze(one.ids, _cause(visit.node, "nothing of an axis would be left"))
+                roots = frozenset(np.unique(self._channels.roots(one.ids)).tolist()) if len(one.axes) == 1 else ()
+                if roots and FIXED not in roots and roots not in self._whole:
+                    self._whole[frozenset(roots)] = _cause(visit.node, "nothing of an axis would be left without it")
+
+    def keep_axes(self, stored: Iterable[frozenset[int]]) -> None:
+        """Of every axis of every value one channel must stay; where no axis of a stored tensor sees to it, the first does.
+
+        Args:
+            stored: the classes along each axis of each stored tensor, none of which may lose all.
+        """
+        lines = set(stored)
+        for roots, cause in self._whole.items():
+            frozen = any(self._channels.is_frozen(root) for root in roots)
+            if not frozen and roots not in lines and not any(line <= roots for line in lines):
+                self._channels.freeze(np.array([min(roots)], dtype=np.int64), cause)
 
 
 def _cause(node: ir.Node, reason: str) -> Cause:

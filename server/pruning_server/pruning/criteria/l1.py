@@ -15,6 +15,6 @@ def _score(weight: torch.Tensor, _: int) -> torch.Tensor:
 CRITERION = Criterion(
     name="l1",
     summary="the weight's magnitude: small weights go first",
-    source="Han, Pool, Tran, Dally 2015, arXiv:1506.02626",
+    source="Han, Pool, Tran, Dally 2015, arXiv:1506.02626; for channels Li et al. 2017, arXiv:1608.08710",
     score=_score,
 )

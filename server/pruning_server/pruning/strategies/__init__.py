@@ -9,10 +9,11 @@ from typing import Protocol
 from pruning_server.errors import NotImplementedFeatureError
 from pruning_server.pruning import criteria
 from pruning_server.pruning.strategies import static
+from pruning_server.pruning.strategies.static_structure import plan_structure
 from pruning_server.pruning.values import CriterionInfo, PruningPlan, ScoredInput, StrategyInfo
 from pruning_server.spec.request import StaticStrategy, Target
 
-__all__ = ["WeightStrategy", "catalogue", "get"]
+__all__ = ["WeightStrategy", "catalogue", "get", "plan_structure"]
 
 
 class WeightStrategy(Protocol):

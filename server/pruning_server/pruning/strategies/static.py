@@ -5,7 +5,6 @@ Han, Pool, Tran, Dally 2015, arXiv:1506.02626 (magnitude threshold, then fine-tu
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +13,18 @@ import torch
 from pruning_server.errors import InvalidRequestError, JobFailureError, NotImplementedFeatureError, Reason
 from pruning_server.pruning import criteria
 from pruning_server.pruning.ranking import lowest
+from pruning_server.pruning.rounding import round_down
+from pruning_server.pruning.scoring import check_finite, seed_of
 from pruning_server.pruning.values import Mask, PruningPlan, ScoredInput
 from pruning_server.spec.request import Granularity, Scope, StaticStrategy, Target, TargetKind
 
 NAME = "static"
-SUMMARY = "after training, once: weights below a threshold, or the least important ones up to a sparsity, become 0"
-GRANULARITIES = (Granularity.WEIGHT,)
-TARGETS = (TargetKind.THRESHOLD, TargetKind.SPARSITY)
+SUMMARY = (
+    "after training, once: weights below a threshold, or the least important ones up to a sparsity, become 0; or the least"
+    " important channels or heads are removed, up to a sparsity, a parameter_ratio or a macs_ratio"
+)
+GRANULARITIES = (Granularity.WEIGHT, Granularity.CHANNEL, Granularity.HEAD)
+TARGETS = (TargetKind.THRESHOLD, TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO)
 
 _MAX_NAMES = 5
 
@@ -44,12 +48,12 @@ class StaticPruning:
                 EVERYTHING_PRUNED where no weight would be left.
             NotImplementedFeatureError: another granularity or target.
         """
-        if config.granularity not in GRANULARITIES:
+        if config.granularity is not Granularity.WEIGHT:
             raise NotImplementedFeatureError(f"static pruning with granularity {config.granularity.value}")
         if not sum(weight.tensor.numel() for weight in weights):
             raise JobFailureError(Reason.NOTHING_PRUNABLE, "the model has no weights that can be pruned")
         for weight in weights:
-            _check_finite(weight)
+            check_finite(weight.name, weight.tensor)
         if target.kind is TargetKind.THRESHOLD:
             masks, notes = _by_threshold(weights, config, target.value)
         elif target.kind is TargetKind.SPARSITY:
@@ -57,17 +61,6 @@ class StaticPruning:
         else:
             raise NotImplementedFeatureError(f"static pruning of weights to a {target.kind.value}")
         return PruningPlan(masks, (*notes, *_notes_on_empty(masks)))
-
-
-def _check_finite(weight: ScoredInput) -> None:
-    bad = weight.tensor.numel() - int(torch.isfinite(weight.tensor).sum().item())
-    if bad:
-        raise JobFailureError(
-            Reason.MODEL_NOT_FINITE,
-            f"{weight.name} has {bad:,} of {weight.tensor.numel():,} values that are NaN or infinite; magnitudes say nothing"
-            " then. Send a model whose weights are finite",
-            metadata={"tensor": weight.name},
-        )
 
 
 # --- Threshold --------------------------------------------------------------------------------------------------------
@@ -104,7 +97,7 @@ def _below(weight: torch.Tensor, threshold: float) -> torch.Tensor:
 
 def _everything_below(masks: Mapping[str, Mask], threshold: float, largest: Sequence[float]) -> str:
     total = sum(mask.numel for mask in masks.values())
-    everywhere, anywhere = _round_down(min(largest)), _round_down(max(largest))
+    everywhere, anywhere = round_down(min(largest)), round_down(max(largest))
     advice = (
         f"at most {everywhere:g} leaves weights in every layer, at most {anywhere:g} leaves some at all"
         if 0 < everywhere < anywhere
@@ -115,15 +108,6 @@ def _everything_below(masks: Mapping[str, Mask], threshold: float, largest: Sequ
     return f"the threshold {threshold:g} removes all {total:,} prunable weights; choose a smaller one: {advice}"
 
 
-def _round_down(value: float, digits: int = 4) -> float:
-    """Rounded so that it is never larger than the value; what the message names must work."""
-    if value <= 0 or not math.isfinite(value):
-        return 0.0
-    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
-    rounded = math.floor(value * scale) / scale
-    return rounded if rounded <= value else math.nextafter(value, 0.0)
-
-
 # --- Sparsity ---------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +115,7 @@ def _by_sparsity(weights: Sequence[ScoredInput], config: StaticStrategy, sparsit
     if not 0 <= sparsity < 1:
         raise InvalidRequestError.for_field("spec.sparsity", f"must be at least 0 and less than 1, not {sparsity}")
     criterion = criteria.get(config.criterion)
-    scores = [criterion.score(weight.tensor, _seed_of(weight.name, seed)).cpu().reshape(-1) for weight in weights]
+    scores = [criterion.score(weight.tensor, seed_of(weight.name, seed)).cpu().reshape(-1) for weight in weights]
     if config.scope is Scope.LAYER:
         removed = [lowest(one, round(sparsity * one.numel())) for one in scores]
     else:
@@ -147,15 +131,9 @@ def _by_sparsity(weights: Sequence[ScoredInput], config: StaticStrategy, sparsit
         raise JobFailureError(
             Reason.EVERYTHING_PRUNED,
             f"the sparsity {sparsity:g} removes all {total:,} prunable weights; choose at most"
-            f" {_round_down((total - 1) / total):g}",
+            f" {round_down((total - 1) / total):g}",
         )
     return masks
-
-
-def _seed_of(name: str, seed: int) -> int:
-    """A weight's own seed, so that what is drawn for it does not depend on the other weights."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _notes_on_empty(masks: Mapping[str, Mask]) -> tuple[str, ...]:

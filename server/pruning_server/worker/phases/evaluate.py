@@ -110,7 +110,9 @@ def _cost(
             parameters=left.parameters,
             nonzero_parameters=left.nonzero,
             # Zeros are multiplied like any other number; only structural pruning saves operations.
-            macs=macs_of_forward(final.module, observed.feed, observed.rule).total if pruned.cut else observed.macs.total,
+            macs=macs_of_forward(final.module, observed.feed, observed.rule).total
+            if pruned.cut
+            else observed.macs.total,
             bytes=len(final.content),
             latency_seconds=pruned_latency,
         ),

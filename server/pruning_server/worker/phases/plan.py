@@ -23,7 +23,6 @@ from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.story import Story
 from pruning_server.worker.structures import remove_channels
 
-
 # Relative to the run's folder.
 SHRUNK_FILE = "shrunk.pt"
 
@@ -61,7 +60,7 @@ def make_plan(spec: PruningSpec, loaded: Loaded, observed: Observed) -> PruningP
     if not isinstance(spec.strategy, StaticStrategy) or spec.target is None:
         raise JobFailureError(Reason.NOT_IMPLEMENTED, "This version prunes by the static strategy and a target.")
     if observed.channels is not None:
-        inputs = observed.channels.inputs(loaded.subject, observed.survey.weights)
+        inputs = observed.channels.inputs(loaded.subject, observed.selection.weights)
         return plan_structure(inputs, spec.strategy, spec.target, spec.seed, exclude_layers=spec.exclude_layers)
     strategy = strategies.get("static")
     return strategy.plan(observed.selection.inputs(loaded.subject), spec.strategy, spec.target, spec.seed)
