@@ -163,8 +163,9 @@ def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Remova
     """
     cut = structure.cut(removal)
     methods = compile_methods(module, in_place=True)
-    edit_code(methods, structure.edits, structure.classes(removal))
+    # Tensors first: editing may replace nodes, and constants are found through them.
     shrink_tensors(module, methods.values(), cut)
+    edit_code(methods, structure.edits, structure.classes(removal))
     return cut
 
 

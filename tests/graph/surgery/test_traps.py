@@ -230,3 +230,59 @@ def test_layer_norm_freezes_what_it_normalizes() -> None:
     structure, _ = shrinking.assert_shrinks(archive, {"forward": [(x,)]}, {"forward": [(sample(4, 4),)]})
     assert shrinking.free(structure) == {("up.weight", 0), ("up.bias", 0), ("down.weight", 1)}
     assert any("layer_norm" in use.op and "first.weight" in use.layers for use in structure.frozen)
+
+
+class Parts(nn.Module):
+    """Two halves of one convolution go different ways; one of them is split again by lengths."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first = nn.Conv2d(3, 12, 1)
+        self.left = nn.Conv2d(6, 4, 1)
+        self.right = nn.Conv2d(6, 4, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 1)
+        self.scale = nn.Parameter(torch.rand(12, 1, 1))
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.how == "chunk":
+            one, other = x.chunk(2, 1)
+        elif self.how == "split":
+            one, other = x.split(6, 1)
+        elif self.how == "split_with_sizes":
+            one, other = x.split([6, 6], 1)
+        elif self.how == "slice":
+            one, other = x[:, :6], x[:, 6:]
+        elif self.how == "from the end":
+            one, other = x[:, :-6], x[:, -6:]
+        else:
+            one, other = x.narrow(1, 0, 6), x.narrow(1, 6, 6)
+        return one, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.halves(torch.tanh(self.first(x)) * self.scale)
+        return self.last(torch.cat([torch.relu(self.left(one)), self.right(other)], 1))
+
+
+@pytest.mark.parametrize("how", ["chunk", "split", "split_with_sizes", "slice", "from the end", "narrow"])
+@pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])
+def test_parts_of_different_lengths(how: str, form: str) -> None:
+    net = Parts(how)
+    cutting.randomize(net, 8)
+    x = sample(2, 3, 4, 4)
+    archive = zoo.traced(net, x) if form == "traced" else getattr(zoo, form)(net.eval())
+    structure = analyse(zoo.reload(archive), {"forward": [(x,), (sample(3, 3, 5, 5),)]})
+    assert not structure.failed_rules
+    # Unequal on purpose: four of the first half, one of the second. Both lie on the axis with 12 coordinates.
+    axis = next((one.tensor, one.axis) for one in structure.axes if len(one.classes) == 12)
+    removal: dict[int, list[int]] = {}
+    for number, group in enumerate(structure.groups):
+        for member in group.members:
+            if (member.tensor, member.axis) == axis:
+                gone = [channel for channel, (at,) in enumerate(member.coordinates) if at in {0, 1, 2, 4, 7}]
+                removal[number] = gone
+    smaller, cut = shrinking.shrunk(archive, structure, removal)
+    shrinking.assert_same(smaller, shrinking.mask(archive, cut), "forward", (sample(4, 3, 3, 3),))
+    if form != "frozen":
+        assert smaller.left.weight.shape[1] == 2
+        assert smaller.right.weight.shape[1] == 5
