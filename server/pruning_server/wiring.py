@@ -15,11 +15,13 @@ from pruning_server.adapters.clock import SystemClock
 from pruning_server.adapters.data_folder import DataFolder
 from pruning_server.adapters.executor import ExecutorLimits, LocalExecutor
 from pruning_server.adapters.gate import GateProcess
+from pruning_server.adapters.inspector import InspectionLimits, LocalInspector
 from pruning_server.adapters.job_store import SqliteJobStore
 from pruning_server.adapters.metrics import BuildInfo, LiveSources, MeasuredDatabase, PrometheusMetrics, StorageUsage
 from pruning_server.adapters.probe import WorkerProbe
 from pruning_server.errors import InvalidRequestError, UnavailableError
 from pruning_server.jobs.broker import ChangeBroker
+from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.probe import Probe
 from pruning_server.jobs.scheduler import Scheduler, SchedulerOptions
 from pruning_server.jobs.service import JobLimits, JobService
@@ -30,6 +32,8 @@ from pruning_server.settings import Settings
 HEARTBEAT_SECONDS = 15.0
 # For calls that are being answered when the server stops; watches are ended before.
 CALL_GRACE_SECONDS = 3.0
+# Processes that inspect models come on top of those of jobs, and each may take as much memory as a job.
+MAX_INSPECTIONS = 2
 # No sandbox exists in this version; the flag that accepts that is taken, so that scripts need not change later.
 SANDBOXED = False
 
@@ -147,7 +151,16 @@ class Server:
             clock=clock,
             limits=_job_limits(settings),
         )
-        parts = Parts(self._jobs, artifacts, self._metrics, self._metrics, clock, _facts(settings))
+        # After the executor, which empties the folder of what a dead server left.
+        inspector = LocalInspector(
+            root=self._folder.runs / "inspections",
+            gate=gate,
+            artifacts=artifacts,
+            clock=clock,
+            limits=_inspection_limits(settings),
+        )
+        inspections = InspectionService(artifacts, inspector)
+        parts = Parts(self._jobs, inspections, artifacts, self._metrics, self._metrics, clock, _facts(settings))
         limits = CallLimits(watches=settings.max_watches, transfers=settings.max_transfers)
         self._grpc = GrpcServer(parts, settings.address, tls=tls, limits=limits)
 
@@ -244,6 +257,15 @@ def _executor_limits(settings: Settings) -> ExecutorLimits:
         job_timeout_seconds=settings.job_timeout_seconds,
         load_timeout_seconds=settings.load_timeout_seconds,
         observe_timeout_seconds=settings.observe_timeout_seconds,
+        threads=settings.threads_per_job,
+    )
+
+
+def _inspection_limits(settings: Settings) -> InspectionLimits:
+    return InspectionLimits(
+        memory_bytes=settings.memory_per_job_bytes,
+        deadline_seconds=settings.load_timeout_seconds + settings.observe_timeout_seconds,
+        concurrency=max(1, min(MAX_INSPECTIONS, settings.cpu_slots)),
         threads=settings.threads_per_job,
     )
 

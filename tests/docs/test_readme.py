@@ -44,10 +44,12 @@ def test_the_snippets_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert (folder / "pruned.pt").is_file()
         (folder / "pruned.pt").unlink()
 
-        (command,) = re.findall(r"^\$ (prune submit .*)$", README, re.MULTILINE)
-        assert main([*shlex.split(command)[1:], "--server", server.address]) == 0
-        assert (folder / "pruned.pt").is_file()
-        assert (folder / "report.json").is_file()
+        commands = re.findall(r"^\$ (prune (?:submit|inspect model.pt$).*)$", README, re.MULTILINE)
+        assert len(commands) >= 3
+        for command in commands:
+            assert main([*shlex.split(command)[1:], "--server", server.address]) == 0, command
+        for name in ("pruned.pt", "report.json", "faster.pt"):
+            assert (folder / name).is_file()
 
 
 def test_every_flag_in_the_table_exists() -> None:

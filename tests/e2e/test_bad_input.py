@@ -235,7 +235,8 @@ def test_what_is_not_implemented_says_its_name(model: Path, data: Path, prune: C
     for strategy, flags in (
         ("dynamic", ["--sparsity", 0.5]),
         ("conditional", ["--condition", "abs_weight < 0.1"]),
-        ("static", ["--granularity", "channel", "--sparsity", 0.5]),
+        ("static", ["--granularity", "2:4", "--sparsity", 0.5]),
+        ("static", ["--granularity", "channel", "--threshold", 0.5]),
         ("static", ["--macs-ratio", 0.5]),
     ):
         answer = prune("submit", model, "--validation", data, "--strategy", strategy, *flags)

@@ -106,12 +106,16 @@ def test_bad_submissions(fields: dict[str, Any], reason: str, field: str, world:
     assert world.world.metrics.of("job_rejected") == ([("uri_denied",)] if reason == "URI_DENIED" else [])
 
 
+TWO_OF_FOUR = spec_pb2.StaticStrategy(granularity=spec_pb2.GRANULARITY_NM, nm_pattern=spec_pb2.NmPattern(n=2, m=4))
+
+
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
         ({"dynamic": spec_pb2.DynamicStrategy()}, "dynamic strategy"),
         ({"conditional": spec_pb2.ConditionalStrategy(condition="x > 1")}, "conditional strategy"),
-        ({"static": spec_pb2.StaticStrategy(granularity=spec_pb2.GRANULARITY_CHANNEL)}, "channel granularity"),
+        ({"static": TWO_OF_FOUR}, "n:m granularity"),
+        ({"static": spec_pb2.StaticStrategy(granularity=spec_pb2.GRANULARITY_CHANNEL), "threshold": 0.5}, "threshold"),
         ({"macs_ratio": 0.5}, "macs_ratio"),
     ],
 )
@@ -126,11 +130,6 @@ def test_what_is_not_implemented(fields: dict[str, Any], name: str, world: GrpcW
         world.submit(spec)
     assert name in caught[0].metadata["feature"]
     assert name in caught[0].message
-
-
-def test_inspecting_is_not_implemented(world: GrpcWorld, refused) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"):
-        world.jobs.InspectModel(api.InspectModelRequest(), timeout=10)
 
 
 def test_listing(world: GrpcWorld, refused) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from helpers.models import ConvNet, mlp
 from helpers.resnet import CifarResNet
+from pruning_server.graph.domain import UnsupportedNodeError
 from pruning_server.graph.observe import count_macs
 from pruning_server.graph.structure import Structure, analyse, shrink
 from pruning_server.spec.inspection import Inspection, LayerInspection
@@ -136,24 +137,26 @@ def test_a_frozen_archive_has_the_same_groups_under_the_names_of_its_constants()
     assert all(layer.name.startswith("constant_") for layer in frozen.layers)
 
 
-class Forked(nn.Module):
-    """The analysis does not follow tasks."""
+def test_what_the_analysis_cannot_execute_is_wholly_frozen_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object, **__: object) -> Structure:
+        raise UnsupportedNodeError("prim::Strange cannot be executed")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        task = torch.jit.fork(self.linear, x)
-        return torch.jit.wait(task)
-
-
-def test_what_the_analysis_cannot_execute_is_wholly_frozen_and_says_why() -> None:
-    found = inspect_model(scripted(Forked()), (torch.rand(2, 4),))
+    monkeypatch.setattr("pruning_server.worker.inspection.analyse", give_up)
+    found = inspect_model(scripted(mlp()), (torch.rand(2, 8),))
     assert found.groups == ()
-    assert [layer.min_parameter_ratio for layer in found.layers] == [1.0]
-    assert "linear" in found.frozen[0].layers
-    assert found.frozen[0].reason
+    assert [layer.min_parameter_ratio for layer in found.layers] == [1.0, 1.0]
+    assert [layer.macs for layer in found.layers] == [8 * 32, 32 * 3]
+    assert found.frozen[0].layers == ("0", "3")
+    assert "prim::Strange" in found.frozen[0].reason
+
+
+def test_memory_that_runs_out_is_no_property_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object, **__: object) -> Structure:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6000000000 bytes")
+
+    monkeypatch.setattr("pruning_server.worker.inspection.analyse", run_out)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        inspect_model(scripted(mlp()), (torch.rand(2, 8),))
 
 
 def test_the_batch_is_the_axis_that_all_inputs_share() -> None:

@@ -178,6 +178,14 @@ def test_samples_are_fed_in_the_form_that_the_model_takes() -> None:
     assert caught.value.violations[0].field == "samples"
 
 
+def test_scalars_beside_samples_may_leave_no_hole() -> None:
+    rows = samples(np.zeros((5, 5), np.float32))
+    assert finder(Rated(), _1=16).from_samples(rows)[1:] == (16,)
+    with pytest.raises(InvalidRequestError, match="positions run from 0 to 1") as caught:
+        finder(Rated(), _2=2.0).from_samples(rows)
+    assert caught.value.violations[0].field == "arguments"
+
+
 def test_the_state_of_the_model_stays_as_it_was() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:

@@ -19,6 +19,7 @@ from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.proof.pair import Call
 from pruning_server.graph.structure import analyse, shrink
 from pruning_server.graph.surgery.cut import Cut
+from pruning_server.graph.surgery.tensors import shrink_tensors
 from pruning_server.jobs.events import CheckPassed
 from pruning_server.jobs.workspace import EXPECTED_FILE
 from pruning_server.spec.report import VerifySection
@@ -299,3 +300,61 @@ def test_a_second_process_refuses_a_file_that_is_not_the_masked_model(shrunk_job
     with pytest.raises(JobFailureError, match="differs from the masked model") as caught:
         check_run(RunFolder(root))
     assert caught.value.reason is Reason.VERIFICATION_FAILED
+
+
+class Hidden(SmallNet):
+    """Code that knows a width stands where no plain call of `forward` gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        y = self.inner(x)
+        if self.training or self.mode > 0:
+            y = y * torch.linspace(0.0, 1.0, 12, dtype=y.dtype).mean() + y.reshape(-1, 12, 6, 6).mean()
+        return self.head((x + self.back(y)).mean([2, 3]))
+
+
+class Switched(Hidden):
+    """The same, with a way in."""
+
+    @torch.jit.export
+    def set_mode(self, mode: int) -> None:
+        self.mode = mode
+
+
+def test_branches_that_a_setter_or_training_mode_opens_are_proven() -> None:
+    """The surgery planned without them gives equal outputs of `forward`, and another number of rows behind them."""
+    plain = small_archive()
+    _, cut = shrunk(plain, X, INNER)
+    for net, said in ((Switched(), "set_mode and then forward"), (Hidden(), "in forward in training mode")):
+        archive = small_archive(net=net)
+        broken = zoo.reload(archive)
+        shrink_tensors(broken, (), cut)
+        error = refusal(archive, broken, cut)
+        assert said in error.message
+        assert error.metadata["op"] == "aten::reshape"
+
+
+class Drawing(SmallNet):
+    """Draws as many numbers as there are channels, in training mode only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        y = self.inner(x)
+        if self.training:
+            y = y + torch.rand_like(y)
+        return self.head((x + self.back(y)).mean([2, 3]))
+
+
+def test_numbers_that_are_drawn_per_channel_are_no_mismatch_in_training_mode() -> None:
+    plain = small_archive()
+    _, cut = shrunk(plain, X, INNER)
+    archive = small_archive(net=Drawing())
+    smaller = zoo.reload(archive)
+    shrink_tensors(smaller, (), cut)
+    proof = proven(archive, smaller, cut)
+    assert not proof.train_mode
+    assert [note for note in proof.notes if "draws" in note]

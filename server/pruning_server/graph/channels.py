@@ -43,6 +43,7 @@ class Channels:
         self._contracted: list[tuple[Ids, Cause]] = []
         self._shifted: list[Ids] = []
         self._mixed: list[Ids] = []
+        self._bent: list[tuple[Ids, Cause]] = []
         self._sealed: Ids | None = None
         self._boxes: dict[tuple[tuple[int, ...], bytes], Ids] = {}
         self._meetings: list[tuple[Ids, Ids, Cause]] = []
@@ -85,8 +86,10 @@ class Channels:
             return
         left, right = np.broadcast_arrays(one, other)
         different = left != right
-        pairs = np.stack([left[different], right[different]], axis=-1)
-        for first, second in np.unique(pairs, axis=0).tolist() if len(pairs) else ():
+        # One number per pair: sorting those is several times faster than sorting rows.
+        scale = len(self) + 1
+        pairs = np.unique((left[different] + 1) * scale + right[different] + 1)
+        for first, second in zip((pairs // scale - 1).tolist(), (pairs % scale - 1).tolist(), strict=True):
             if FIXED in {first, second}:
                 self._freeze(self.find(max(first, second)), [cause])
             else:
@@ -133,6 +136,16 @@ class Channels:
     def mark_shifted(self, ids: Ids) -> None:
         """An op may turn zeros in these channels into something else."""
         self._shifted.append(ids)
+
+    def mark_bent(self, ids: Ids, cause: Cause) -> None:
+        """Zeros in these elements of a stored tensor become something else before they are used."""
+        self._bent.append((ids, cause))
+
+    def freeze_bent(self) -> None:
+        """Freezes channels that could only be switched off by such elements."""
+        for ids, cause in self._bent:
+            switches = [element for element in np.unique(ids).tolist() if element in self._consumers]
+            self.freeze(np.array(switches, dtype=np.int64), cause)
 
     def mark_mixed(self, ids: Ids) -> None:
         """These channels meet values that do not come from them, so that they are not constant where their weights are 0."""

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from pruning_server.graph import ir
 from pruning_server.graph.program import Program, Step
 from pruning_server.graph.slots import Path
+
+_FROM_LISTS = frozenset({"aten::tensor", "aten::as_tensor"})
 
 
 class ModelRaisedError(RuntimeError):
@@ -40,9 +44,11 @@ class Domain:
 
     Attributes:
         explores: branches that a run does not take are run too, where that has no effects, and merged.
+        exploring: how many such branches deep the run is at this moment.
     """
 
     explores = False
+    exploring = 0
 
     def constant(self, step: Step, value: Any) -> Any:
         """A constant of the graph as a value."""
@@ -95,8 +101,19 @@ def call_operator(step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
     if operator is None or (step.writes_container and step.on_container):
         where = ir.source_of(step.node)
         raise UnsupportedNodeError(f"{step.op} cannot be executed on its own ({where or 'no source line'})")
+    if step.op in _FROM_LISTS and isinstance(inputs[0], list):
+        return [_tensor_of_list(*inputs[:3])]
     keywords = dict(zip(operator.keywords, inputs[operator.positional :], strict=True))
     result = operator.call(*inputs[: operator.positional], **keywords)
     if operator.results == 1:
         return [result]
     return list(result) if operator.results else []
+
+
+def _tensor_of_list(elements: list[Any], dtype: int | None, device: Any) -> torch.Tensor:
+    """`tensor` and `as_tensor` of a list of any depth, whose type Python cannot tell torch."""
+    tensor = torch.tensor(elements, device=device)
+    if dtype is None:
+        return tensor
+    converted: torch.Tensor = torch.ops.aten._to_copy(tensor, dtype=dtype)
+    return converted

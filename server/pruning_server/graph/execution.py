@@ -282,10 +282,13 @@ class _Frame:
         """Runs the branch that was not taken and lets the domain merge it; False where that is not possible."""
         if not (self._domain.explores and block.harmless):
             return False
+        self._domain.exploring += 1
         try:
             self._domain.merge(step, results, self._block(block))
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return False  # it was never meant for these values
+        finally:
+            self._domain.exploring -= 1
         return True
 
     def _loop(self, step: Step, args: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pruning_server.errors import (
@@ -52,7 +52,12 @@ def check_artifacts(owner: str, spec: PruningSpec, artifacts: ArtifactStore) -> 
     Raises:
         InvalidRequestError: with a violation for each field that is wrong; its reason is that of the first.
     """
-    refuse(problem for ref in named_refs(spec) if (problem := _problem_of(owner, ref, artifacts)) is not None)
+    check_refs(owner, named_refs(spec), artifacts)
+
+
+def check_refs(owner: str, refs: Iterable[NamedRef], artifacts: ArtifactStore) -> None:
+    """The same for any artifacts; raises as `check_artifacts` does."""
+    refuse(problem for ref in refs if (problem := _problem_of(owner, ref, artifacts)) is not None)
 
 
 def _problem_of(owner: str, named: NamedRef, artifacts: ArtifactStore) -> Problem | None:

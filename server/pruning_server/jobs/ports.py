@@ -12,6 +12,7 @@ from pruning_server.jobs.model import Failure, Job, JobState, Result
 from pruning_server.jobs.probe import Probe
 from pruning_server.spec.artifacts import ArtifactKind, Summary
 from pruning_server.spec.base import Value
+from pruning_server.spec.inspection import Inspection, InspectionRequest
 from pruning_server.spec.phases import Phase
 from pruning_server.spec.request import PruningSpec
 
@@ -144,6 +145,22 @@ class ProbeSource(Protocol):
 
         Raises:
             UnavailableError: it is not there yet (or failed, and is being tried again).
+        """
+        ...
+
+
+class Inspector(Protocol):
+    """Inspects a model in a process of its own."""
+
+    def inspect(self, owner: str, request: InspectionRequest, cancelled: CancelToken) -> Inspection:
+        """Blocks until the process is gone, which is killed once `cancelled` is set.
+
+        Raises:
+            InvalidArtifactError: the gate refuses a file, or torch does not load the model.
+            InvalidRequestError: the model does not run with these inputs, or some are needed; the violation says which.
+            PreconditionError: the process broke, crashed, or ran out of memory or time over this model.
+            CapacityError: too many inspections run already, or the disk is full.
+            UnavailableError: no process can be started, or the inspection was cancelled.
         """
         ...
 

@@ -61,8 +61,8 @@ def spec_from_wire(message: spec_pb2.PruningSpec, earlier: Iterable[Problem] = (
 def _spec(message: spec_pb2.PruningSpec, findings: Findings) -> PruningSpec:
     target = message.WhichOneof("target")
     return PruningSpec(
-        model=_source(message.model, "spec.model", findings),
-        validation=_source(message.validation, "spec.validation", findings),
+        model=source_from_wire(message.model, "spec.model", findings),
+        validation=source_from_wire(message.validation, "spec.validation", findings),
         strategy=strategy_from_wire(message, findings),
         train=_optional_source(message, "train", findings),
         target=None if target is None else Target(kind=TargetKind(target), value=getattr(message, target)),
@@ -74,11 +74,15 @@ def _spec(message: spec_pb2.PruningSpec, findings: Findings) -> PruningSpec:
         task=findings.member(common.TASKS, message.task, "spec.task"),
         loss=findings.member(common.LOSSES, message.loss, "spec.loss"),
         loss_module=_optional_source(message, "loss_module", findings),
-        arguments=tuple(_argument(item, index, findings) for index, item in enumerate(message.arguments)),
+        arguments=tuple(
+            argument_from_wire(item, f"spec.arguments[{index}]", findings)
+            for index, item in enumerate(message.arguments)
+        ),
         output_selector=message.output_selector,
         method_samples=tuple(
             MethodSamples(
-                method=item.method, samples=_source(item.samples, f"spec.method_samples[{index}].samples", findings)
+                method=item.method,
+                samples=source_from_wire(item.samples, f"spec.method_samples[{index}].samples", findings),
             )
             for index, item in enumerate(message.method_samples)
         ),
@@ -91,7 +95,8 @@ def _spec(message: spec_pb2.PruningSpec, findings: Findings) -> PruningSpec:
     )
 
 
-def _source(source: spec_pb2.ArtifactSource, field: str, findings: Findings) -> ArtifactRef:
+def source_from_wire(source: spec_pb2.ArtifactSource, field: str, findings: Findings) -> ArtifactRef:
+    """Returns the artifact that a field names; a URI becomes a problem."""
     if source.WhichOneof("source") == "uri":
         description = "this server reads no URIs; upload the file and give its artifact_id"
         findings.add(Problem(field, description, Reason.URI_DENIED))
@@ -99,7 +104,7 @@ def _source(source: spec_pb2.ArtifactSource, field: str, findings: Findings) -> 
 
 
 def _optional_source(message: spec_pb2.PruningSpec, name: str, findings: Findings) -> ArtifactRef | None:
-    return _source(getattr(message, name), f"spec.{name}", findings) if message.HasField(name) else None
+    return source_from_wire(getattr(message, name), f"spec.{name}", findings) if message.HasField(name) else None
 
 
 def _fine_tune(message: spec_pb2.FineTune) -> FineTune:
@@ -138,10 +143,11 @@ def _preprocessing(message: spec_pb2.Preprocessing, findings: Findings) -> Prepr
     )
 
 
-def _argument(message: spec_pb2.ScalarArgument, index: int, findings: Findings) -> ScalarArgument:
+def argument_from_wire(message: spec_pb2.ScalarArgument, field: str, findings: Findings) -> ScalarArgument:
+    """Returns a scalar argument; one without a value becomes a problem."""
     name = message.WhichOneof("value")
     if name is None:
-        findings.add(missing(f"spec.arguments[{index}].value", "is needed: int, float, bool or string"))
+        findings.add(missing(f"{field}.value", "is needed: int, float, bool or string"))
         return ScalarArgument(position=message.position, value=0)
     return ScalarArgument(position=message.position, value=getattr(message, name))
 

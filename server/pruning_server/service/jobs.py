@@ -12,17 +12,18 @@ import grpc
 from pruning_api.v1 import pruning_job_pb2, pruning_job_service_pb2, pruning_job_service_pb2_grpc
 from pruning_server.errors import (
     InvalidRequestError,
-    NotImplementedFeatureError,
     Reason,
     UnavailableError,
 )
 from pruning_server.jobs.devices import CPU
 from pruning_server.jobs.events import Event, Snapshot, StateEvent
+from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.model import JobState
 from pruning_server.jobs.ports import Clock, Metrics
 from pruning_server.jobs.service import JobService
 from pruning_server.service import converters_common as common
 from pruning_server.service import converters_jobs as converters
+from pruning_server.service.converters_inspection import inspection_from_wire, inspection_to_wire
 from pruning_server.service.converters_spec import spec_from_wire
 from pruning_server.service.principal import principal_of
 from pruning_server.spec import ranges
@@ -56,8 +57,16 @@ class ServerFacts:
 class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer):
     """Jobs over the wire. A call that ends never cancels a job."""
 
-    def __init__(self, service: JobService, facts: ServerFacts, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        service: JobService,
+        inspections: InspectionService,
+        facts: ServerFacts,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
         self._service = service
+        self._inspections = inspections
         self._facts = facts
         self._metrics = metrics
         self._clock = clock
@@ -131,8 +140,13 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
     def InspectModel(
         self, request: pruning_job_service_pb2.InspectModelRequest, context: grpc.ServicerContext
     ) -> pruning_job_service_pb2.InspectModelResponse:
-        """Is not there yet."""
-        raise NotImplementedFeatureError("InspectModel")
+        """Looks into a model, in a process of its own that ends with the call."""
+        asked = inspection_from_wire(request)
+        ended = threading.Event()
+        # False: the call has ended before this line, so nobody would call back.
+        if not context.add_callback(ended.set):
+            ended.set()
+        return inspection_to_wire(self._inspections.inspect(principal_of(context), asked, ended))
 
     def ListStrategies(
         self, request: pruning_job_service_pb2.ListStrategiesRequest, context: grpc.ServicerContext

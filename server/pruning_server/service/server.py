@@ -17,6 +17,7 @@ from pruning_api.v1 import (
     pruning_job_service_pb2_grpc,
 )
 from pruning_server.errors import InvalidRequestError
+from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.ports import ArtifactStore, Clock, Metrics
 from pruning_server.jobs.service import JobService
 from pruning_server.service.artifacts import ArtifactServicer
@@ -67,18 +68,21 @@ class CallLimits:
         watches: of WatchPruningJob.
         transfers: uploads and downloads together.
         submissions: CreatePruningJob, which may wait for the gate.
+        inspections: InspectModel, most of which wait for their turn.
         stall_seconds: how long a transfer may wait for its other side.
     """
 
     watches: int = 256
     transfers: int = 32
     submissions: int = 32
+    inspections: int = 8
     stall_seconds: float = 120.0
 
     @property
     def threads(self) -> int:
         """Enough that calls of these kinds never take the last thread."""
-        return self.watches + self.transfers + self.submissions + MAX_REFLECTIONS + SPARE_THREADS
+        lasting = self.watches + self.transfers + self.submissions + self.inspections
+        return lasting + MAX_REFLECTIONS + SPARE_THREADS
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Parts:
     """What the services need of the rest of the server."""
 
     jobs: JobService
+    inspections: InspectionService
     artifacts: ArtifactStore
     metrics: Metrics
     rpc_metrics: RpcMetrics
@@ -118,7 +123,7 @@ class GrpcServer:
             options=OPTIONS,
         )
         self._stalls = StallWatch(limits.stall_seconds, monotonic)
-        self._jobs = PruningJobServicer(parts.jobs, parts.facts, parts.metrics, parts.clock)
+        self._jobs = PruningJobServicer(parts.jobs, parts.inspections, parts.facts, parts.metrics, parts.clock)
         artifacts = ArtifactServicer(parts.artifacts, parts.metrics, self._stalls)
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(artifacts, self._server)
         pruning_job_service_pb2_grpc.add_PruningJobServiceServicer_to_server(self._jobs, self._server)
@@ -155,6 +160,7 @@ def _groups(limits: CallLimits) -> dict[str, CallGroup]:
         f"{ARTIFACTS}/ReadArtifact": transfers,
         f"{JOBS}/WatchPruningJob": CallGroup("watches", limits.watches, retry_after_seconds=10.0),
         f"{JOBS}/CreatePruningJob": CallGroup("submissions", limits.submissions, retry_after_seconds=2.0),
+        f"{JOBS}/InspectModel": CallGroup("inspections", limits.inspections, retry_after_seconds=10.0),
         f"{REFLECTION}/ServerReflectionInfo": CallGroup("reflections", MAX_REFLECTIONS, retry_after_seconds=5.0),
     }
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pruning_server.archive.traced_inputs import ExampleValue
 from pruning_server.errors import InvalidRequestError, Reason
-from pruning_server.graph.entries import FirstUse, attends, find_first_uses
+from pruning_server.graph.entries import attends, find_first_uses
 from pruning_server.graph.modules import StateGuard
 from pruning_server.graph.training import thaw
 from pruning_server.recovery.model_errors import MODEL_ERRORS
@@ -22,64 +20,13 @@ from pruning_server.worker.calling import floating_dtype, forward_arguments
 from pruning_server.worker.feeding import Feed, Samples, place_arguments
 from pruning_server.worker.forms import candidate_forms
 from pruning_server.worker.inspection import batch_size_of
+from pruning_server.worker.inspection_guesses import Argument, candidates_of, combinations
 
 SEED = 0
-MAX_ATTEMPTS = 24
 SAMPLES = 2
-# Image sizes that nets are trained for, the likeliest first.
-SPATIAL_SIZES = {
-    1: (64, 256, 512, 1024, 16000, 16),
-    2: (224, 32, 28, 64, 96, 128, 256, 299, 48, 16, 8),
-    3: (32, 64, 16, 96),
-}
-SEQUENCE = 8
 _MAX_QUOTED = 240
 
 Inputs = tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of forward, and what is known of it.
-
-    Attributes:
-        type_name: as TorchScript writes it.
-        uses: the weights that it meets first.
-        scalar: what the request gives for it, as forward takes it; None where it gives nothing.
-    """
-
-    position: int
-    name: str
-    type_name: str
-    has_default: bool
-    uses: tuple[FirstUse, ...]
-    scalar: object | None
-
-    @property
-    def is_tensor(self) -> bool:
-        """Whether it takes one tensor."""
-        return self.type_name in ("Tensor", "Optional[Tensor]")
-
-    @property
-    def rows(self) -> int | None:
-        """Integers must stay below this number; None where they index nothing that is known."""
-        return min((use.channels[0] for use in self.uses if use.op == "embedding"), default=None)
-
-    def describe(self) -> str:
-        """For messages."""
-        if not self.uses:
-            return f"{self.name} ({self.type_name})"
-        use = self.uses[0]
-        shape, count = "x".join(map(str, use.weight)), " or ".join(map(str, use.channels))
-        says = {
-            "conv": f"[N, {count}, {', '.join('HWD'[: use.spatial_axes])}]"
-            if use.spatial_axes > 1
-            else f"[N, {count}, L]",
-            "linear": f"[..., {count}]",
-            "recurrent": f"[..., {count}]",
-            "embedding": f"integers below {count}",
-        }[use.op]
-        return f"{self.name} (first meets a {use.op} weight {shape}: {says})"
 
 
 class InputFinder:
@@ -119,17 +66,18 @@ class InputFinder:
         """The first samples of a dataset, in the first form that the model takes.
 
         Raises:
-            InvalidRequestError: it takes none (`samples`).
+            InvalidRequestError: it takes none (`samples`), or a scalar leaves a hole before it (`arguments`).
         """
         scalars = {one.position: one.scalar for one in self.arguments if one.scalar is not None}
+        total = len(scalars) + len(samples.inputs)
+        if any(position >= total for position in scalars):
+            text = f"with {len(samples.inputs)} inputs in the dataset, positions run from 0 to {total - 1}"
+            raise _refused(text, "arguments")
         first: Exception | None = None
         for forms in candidate_forms(samples.inputs, samples.input_dtypes, Preprocessing(), self._dtype):
             feed = Feed(samples, forms, scalars, "cpu")
             for count in dict.fromkeys((min(SAMPLES, len(samples)), 1)):
-                try:
-                    inputs = feed.inputs(range(count))
-                except StopIteration:
-                    raise _refused("the positions of the scalars leave a hole", "arguments") from None
+                inputs = feed.inputs(range(count))
                 error = self._error(inputs)
                 if error is None:
                     return inputs
@@ -157,8 +105,8 @@ class InputFinder:
         """
         tensors = self._needed(None)
         tried: list[tuple[str, Exception]] = []
-        for specs in _combinations(
-            [_candidates(one, tensors, self._dtype, sequences=self._sequences) for one in tensors]
+        for specs in combinations(
+            [candidates_of(one, tensors, self._dtype, sequences=self._sequences) for one in tensors]
         ):
             made = {one.position: _random(spec, one) for one, spec in zip(tensors, specs, strict=True)}
             inputs = self._place(made)
@@ -269,49 +217,6 @@ def _random(spec: TensorSpec, argument: Argument) -> torch.Tensor:
     # What is no index is most often a mask.
     high = min(argument.rows or 2, int(torch.iinfo(dtype).max))
     return torch.randint(0, high, spec.shape, generator=generator).to(dtype)
-
-
-def _candidates(
-    argument: Argument, others: Sequence[Argument], floating: torch.dtype, *, sequences: bool
-) -> list[TensorSpec]:
-    """Shapes to try for an argument, the likeliest first."""
-    dtype = str(floating).removeprefix("torch.")
-    found: list[tuple[tuple[int, ...], str]] = []
-    for use in argument.uses[:2]:
-        found += _suggested(use, dtype, sequences=sequences or use.op == "recurrent")
-    if not found and any(use.op == "embedding" for other in others for use in other.uses):
-        found = [((1, SEQUENCE), "int64"), ((1, SEQUENCE), dtype), ((1, SEQUENCE), "bool")]
-    if not found:
-        found = [((1, 3, 32, 32), dtype), ((1, 16), dtype), ((1,), dtype), ((1, SEQUENCE), "int64")]
-    return [TensorSpec(shape=shape, dtype=name) for shape, name in dict.fromkeys(found)]
-
-
-def _suggested(use: FirstUse, dtype: str, *, sequences: bool) -> Iterator[tuple[tuple[int, ...], str]]:
-    if use.op == "embedding":
-        yield from (((1, length), "int64") for length in (SEQUENCE, 16, 32))
-        yield (SEQUENCE,), "int64"
-    elif use.op == "conv":
-        for size in SPATIAL_SIZES.get(use.spatial_axes, ()):
-            yield (1, use.channels[0], *(size,) * use.spatial_axes), dtype
-        # Some nets add the axis of the only channel themselves.
-        for size in SPATIAL_SIZES.get(use.spatial_axes, ()) if use.channels == (1,) else ():
-            yield (1, *(size,) * use.spatial_axes), dtype
-    else:
-        for channels in use.channels:
-            shapes: list[tuple[int, ...]] = [(1, channels), (1, SEQUENCE, channels)]
-            yield from ((shape, dtype) for shape in (reversed(shapes) if sequences else shapes))
-            # Pixels that are flattened on the way.
-            side = round(channels**0.5)
-            if side > 1 and side * side == channels:
-                yield (1, 1, side, side), dtype
-
-
-def _combinations(candidates: Sequence[Sequence[TensorSpec]]) -> Iterator[tuple[TensorSpec, ...]]:
-    """At most `MAX_ATTEMPTS` choices of one per argument, the likeliest first."""
-    places = list(itertools.islice(itertools.product(*(range(len(one)) for one in candidates)), 4096))
-    places.sort(key=lambda chosen: (sum(chosen), chosen))
-    for chosen in places[:MAX_ATTEMPTS]:
-        yield tuple(one[place] for one, place in zip(candidates, chosen, strict=True))
 
 
 def _quoted(error: BaseException) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TypeAlias
 
@@ -14,7 +13,7 @@ from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.proof.divergence import first_divergence, floating_types
 from pruning_server.graph.proof.masked import CutMismatchError, changed_tensors, mask, randomize, weight_names
 from pruning_server.graph.proof.pair import Call, Compared, OriginalRaisedError, Pair, ShrunkRaisedError, Story
-from pruning_server.graph.proof.stored import HALF, adapted, settled, stored_dtypes, widened
+from pruning_server.graph.proof.stored import HALF, adapted, settled, stored_dtypes
 from pruning_server.graph.proof.stories import plan_stories
 from pruning_server.graph.surgery.cut import Cut
 from pruning_server.recovery.raised import is_out_of_memory, last_line
@@ -167,7 +166,7 @@ class _Proving:
             return self._check(pair, dtype, MAX_ERROR[dtype])
         except _MismatchError as mismatch:
             # What the code converts on its own, past every type that could be widened, is only so exact.
-            narrow = not mismatch.raised and torch.float32 in floating_types(pair.masked, mismatch.story, self.seed)
+            narrow = not mismatch.raised and torch.float32 in floating_types(pair, mismatch.story, self.seed)
             if not narrow or dtype is torch.float32:
                 raise
             self.notes.append("Parts of the model compute in float32 whatever it is given.")
@@ -180,9 +179,9 @@ class _Proving:
             masked, shrunk = self._modules(dtype, without_dropout=True)
             only = None if everything else weight_names(masked, self.cut)
             randomize(masked, shrunk, self.cut, self.seed, only=only, gain=gain)
-            pair = self._settle(masked, shrunk)
+            pair = self._settle(masked, shrunk, dtype)
             try:
-                scale = self._compare(pair, self._stories(pair, dtype)["forward"][0], dtype).scale
+                scale = self._compare(pair, (self._forward[0],)).scale
             except OriginalRaisedError as error:
                 last = last_line(error)
                 continue
@@ -197,18 +196,20 @@ class _Proving:
         return None
 
     def _check_training(self, pair: Pair, dtype: torch.dtype) -> None:
-        """Training mode, with the rates of dropout at 0."""
+        """Training mode, with the rates of dropout at 0; reasons are told for `forward`."""
         pair.train(mode=True)
-        for story in self._stories(pair, dtype)["forward"]:
+        told = plan_stories(pair.masked, self.samples)
+        for story in (story for stories in told.values() for story in stories):
+            is_forward = story[0].method == "forward"
             try:
-                compared = self._compare(pair, story, dtype)
+                compared = self._compare(pair, story)
             except OriginalRaisedError as error:
-                self.notes.append(
-                    f"Training mode, batch of {_batch_of(story[0])}: the original raises: {last_line(error)}"
-                )
+                if is_forward:
+                    text = f"Training mode, batch of {_batch_of(story[0])}: the original raises: {last_line(error)}"
+                    self.notes.append(text)
                 continue
             if compared.error <= MAX_TRAINING_ERROR[dtype]:
-                self.train_mode = True
+                self.train_mode = self.train_mode or is_forward
             elif compared.same_draws:
                 raise _MismatchError(pair, story, compared.error)
             else:
@@ -219,12 +220,12 @@ class _Proving:
 
     def _native_difference(self, pair: Pair) -> float | None:
         try:
-            return max(self._compare(pair, (call,), None).error for call in self.samples if call.method == "forward")
+            return max(self._compare(pair, (call,)).error for call in self._forward)
         except (OriginalRaisedError, _MismatchError):
             return None
 
     def _pair(self, dtype: torch.dtype | None) -> Pair:
-        return self._settle(*self._modules(dtype))
+        return self._settle(*self._modules(dtype), dtype)
 
     def _modules(
         self, dtype: torch.dtype | None, *, without_dropout: bool = False
@@ -236,15 +237,14 @@ class _Proving:
         mask(masked, shrunk, self.cut)
         return masked, shrunk
 
-    def _settle(self, masked: torch.jit.ScriptModule, shrunk: torch.jit.ScriptModule) -> Pair:
-        return Pair(settled(masked).eval(), settled(shrunk).eval(), self.cut, self.seed)
+    def _settle(
+        self, masked: torch.jit.ScriptModule, shrunk: torch.jit.ScriptModule, dtype: torch.dtype | None
+    ) -> Pair:
+        return Pair(settled(masked).eval(), settled(shrunk).eval(), self.cut, self.seed, dtype=dtype)
 
-    def _stories(self, pair: Pair, dtype: torch.dtype | None) -> Mapping[str, tuple[Story, ...]]:
-        samples = [
-            call if dtype is None else replace(call, arguments=tuple(widened(one, dtype) for one in call.arguments))
-            for call in self.samples
-        ]
-        return plan_stories(pair.masked, samples)
+    @property
+    def _forward(self) -> tuple[Call, ...]:
+        return tuple(call for call in self.samples if call.method == "forward")
 
     def _check(self, pair: Pair, dtype: torch.dtype, tolerance: float) -> _Checked:
         """All stories of all methods; what the original does not take is noted.
@@ -253,11 +253,11 @@ class _Proving:
             OriginalRaisedError: it takes none of forward's samples.
         """
         worst, methods = 0.0, []
-        for method, stories in self._stories(pair, dtype).items():
+        for method, stories in plan_stories(pair.masked, self.samples).items():
             refusals = [] if stories else ["no samples were given for it"]
             for story in stories:
                 try:
-                    compared = self._compare(pair, story, dtype)
+                    compared = self._compare(pair, story)
                 except OriginalRaisedError as error:
                     refusals.append(last_line(error))
                     continue
@@ -271,10 +271,9 @@ class _Proving:
             self.notes += [f"Method {method} was not compared {how}: {text}" for text in refusals[:1]]
         return _Checked(worst, dtype, tuple(dict.fromkeys(methods)))
 
-    def _compare(self, pair: Pair, story: Story, dtype: torch.dtype | None) -> Compared:
+    def _compare(self, pair: Pair, story: Story) -> Compared:
         try:
-            with _default_dtype(torch.float64 if dtype is torch.float64 else torch.float32):
-                return pair.compare(story)
+            return pair.compare(story)
         except OriginalRaisedError as error:
             _pass_on_memory(error)
             raise
@@ -284,8 +283,9 @@ class _Proving:
 
     def _located(self, mismatch: _MismatchError, tolerance: float, where: str) -> JobFailureError:
         """The failure, with the first op that does something else."""
-        found = first_divergence(mismatch.pair.masked, mismatch.pair.shrunk, mismatch.story, tolerance, self.seed)
+        found = first_divergence(mismatch.pair, mismatch.story, tolerance, self.seed)
         called = " and then ".join(call.method for call in mismatch.story)
+        called += " in training mode" if mismatch.pair.masked.training else ""
         said = f"it raises: {mismatch.raised}" if mismatch.raised else f"a relative error of {mismatch.error:.3g}"
         first = f" First op that differs: {found}." if found else ""
         metadata = {"op": found.op, "source": found.source} if found else {}
@@ -320,17 +320,6 @@ def _native_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
     found = stored_dtypes(module)
     half = [dtype for dtype in found if dtype in HALF]
     return half[0] if half else found[0] if found and found[0] in MAX_ERROR else torch.float32
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """The type of tensors that the code creates without naming one."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _batch_of(call: Call) -> int:

@@ -152,3 +152,20 @@ def test_a_shorter_index_takes_the_first_channels() -> None:
 
     coupling = coupled(archived(Between(function), [SEQUENCE], scripted=False), [SEQUENCE])
     assert ("first.weight", 0) not in free(coupling)
+
+
+class Listed(nn.Module):
+    """Indices from lists in the code of a scripted archive."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, width)
+        self.last = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).index_select(1, torch.tensor([2, 0, 1], dtype=torch.int32))
+        return self.last(y[:, torch.tensor([[0, 1], [2, 2]])] * torch.tensor([[0.5], [2.0]], dtype=torch.float64))
+
+
+def test_indices_from_lists() -> None:
+    assert_rebuilt(Listed, 4, [SEQUENCE], ("first.weight", 0), size=4, share=1, scripted=True)

@@ -100,7 +100,7 @@ KINDS = ["recurrent", "attention", "encoder", "products", "sorted"]
 PLANS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(2, 4)), min_size=1, max_size=3)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(plan=PLANS, scripted=st.booleans(), seed=st.integers(0, 99))
 def test_masked_equals_shrunk(plan: list[tuple[str, int]], scripted: bool, seed: int) -> None:
     net = Net(plan)

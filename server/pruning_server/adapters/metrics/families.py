@@ -27,6 +27,12 @@ class JobFamilies:
             ["strategy", "device_type", "outcome", "reason"],
             registry=registry,
         )
+        self.proof_failures = Counter(
+            "pruning_proof_failures",
+            "Jobs that failed because the pruned archive did not pass its proof.",
+            ["strategy"],
+            registry=registry,
+        )
         self.attempts = Counter("pruning_job_attempts", "Runs started, retries included.", registry=registry)
         self.rejections = Counter("pruning_rejections", "Submissions turned away.", ["reason"], registry=registry)
         self.queue_wait = Histogram(
@@ -55,6 +61,7 @@ class JobFamilies:
         # A counter that appears with its first event has no rate at that event: the known ones start at 0.
         for strategy in labels.STRATEGIES.values:
             self.submitted.labels(strategy)
+            self.proof_failures.labels(strategy)
             for outcome in labels.OUTCOMES.values:
                 reasons = labels.FAILURE_REASONS.values[1:] if outcome == "failed" else (labels.NO_REASON,)
                 for reason in reasons:

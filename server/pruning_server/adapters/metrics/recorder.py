@@ -20,6 +20,7 @@ from pruning_server.adapters.metrics.families import (
     TransferFamilies,
 )
 from pruning_server.adapters.metrics.live import LiveCollector, LiveSources
+from pruning_server.errors import Reason
 from pruning_server.jobs.events import CountersAdded, RunSucceeded, WorkerMessage
 from pruning_server.jobs.model import Job, JobState
 from pruning_server.spec.phases import Phase
@@ -106,6 +107,9 @@ class PrometheusMetrics:
         outcome = labels.OUTCOMES.of(job.state.lower())
         reason = labels.failure_reason(job.failure) if job.state is JobState.FAILED else labels.NO_REASON
         self._jobs.completed.labels(strategy, labels.device_type(device_type), outcome, reason).inc()
+        failed = job.failure if job.state is JobState.FAILED else None
+        if failed is not None and failed.reason == Reason.VERIFICATION_FAILED:
+            self._jobs.proof_failures.labels(strategy).inc()
         if job.start_time is not None and job.end_time is not None:
             self._jobs.duration.labels(strategy, outcome).observe(max(0.0, job.end_time - job.start_time))
 

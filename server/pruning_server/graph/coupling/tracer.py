@@ -66,12 +66,14 @@ class Visit:
         op: as in the graph.
         inputs: arguments by position; sizes read off labelled axes are `LabelledInt`.
         results: results by position.
+        explored: it lies in a branch that the run did not take.
     """
 
     node: ir.Node
     op: str
     inputs: tuple[Any, ...]
     results: tuple[Any, ...]
+    explored: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Tracer(Domain):
         self.channels.settle(Cause("aten::view", "", _SPLIT_REASON))
         self.leaves.freeze_indivisible()
         self.channels.seal()
+        self.channels.freeze_bent()
         self.channels.switch_off_at_producers()
 
     # --- Values -------------------------------------------------------------------------------------------------------
@@ -309,8 +312,9 @@ class Tracer(Domain):
         for value in labelled:
             for one in value.maps:
                 self.channels.mark_shifted(one.ids)
-            if value.stored and bends(step.op):
-                self._freeze(value, self._cause(step, "the model computes it from a stored tensor in a bent way"))
+                if value.stored and bends(step.op):
+                    cause = self._cause(step, "zeros in a stored tensor do not switch it off, because of this op")
+                    self.channels.mark_bent(one.ids, cause)
 
     def _mix(self, labelled: Sequence[Labelled], operands: Sequence[Labelled]) -> None:
         """A value that is the same for all channels of a sample may differ from sample to sample."""
@@ -321,7 +325,8 @@ class Tracer(Domain):
 
     def _visit(self, step: Step, seen: Sequence[Any], values: Sequence[Any]) -> None:
         if any(True for one in (*seen, *values) if _holds_tensor(one)):
-            self.visits.append(Visit(step.node, step.op, tuple(seen), tuple(_seen(value) for value in values)))
+            results = tuple(_seen(value) for value in values)
+            self.visits.append(Visit(step.node, step.op, tuple(seen), results, self.exploring > 0))
 
     def _written(self, call: Call, step: Step, inputs: Sequence[Any], values: list[Any]) -> list[Any]:
         """A tensor that is changed in place keeps its labels: other views of it know nothing of new ones."""

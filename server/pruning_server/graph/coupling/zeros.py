@@ -25,7 +25,8 @@ _ALWAYS = """
     max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d max_pool2d avg_pool2d adaptive_avg_pool2d
     adaptive_max_pool2d max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
     upsample_nearest1d upsample_linear1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest3d
-    upsample_trilinear3d mean sum var std amax amin norm cumsum size
+    upsample_trilinear3d gather take_along_dim index index_select roll tril triu glu grid_sampler im2col col2im
+    max_unpool2d max_unpool3d tensordot inner outer mean sum var std amax amin norm cumsum size
 """
 _KEEPS = frozenset(f"aten::{name}" for name in _ALWAYS.split()) | {"prim::data", "prim::dtype", "prim::device"}
 _DIVISIONS = frozenset({"aten::div", "aten::divide", "aten::true_divide", "aten::floor_divide"})

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+_TINY_PART = 1e-3
+
 
 def relative_error(got: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
     """Largest difference over all tensors, relative to the largest value of each; infinite where they do not match.
@@ -17,7 +19,7 @@ def relative_error(got: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) 
     return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
 
 
-def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
+def _relative(got: torch.Tensor, wanted: torch.Tensor, smallest_scale: float = 0.0) -> float:
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return float("inf")
     a, b = _plain(got), _plain(wanted)
@@ -27,7 +29,8 @@ def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
     if not bool(finite.any()):
         return 0.0
     difference = float((a - b)[finite].abs().max())
-    return difference / max(float(b[finite].abs().max()), torch.finfo(torch.float32).tiny) if difference else 0.0
+    scale = max(float(b[finite].abs().max()), smallest_scale, torch.finfo(torch.float32).tiny)
+    return difference / scale if difference else 0.0
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -37,11 +40,21 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def value_error(got: object, wanted: object) -> float:
-    """`relative_error` of two values of any kind: numbers are compared like tensors, everything else must be equal."""
+    """`relative_error` of two values of any kind: numbers are compared like tensors, everything else must be equal.
+
+    A part that is tiny beside the others, such as a loss that is 0 but for rounding, is measured against those.
+    """
     ours, theirs = _parts(got), _parts(wanted)
     if len(ours) != len(theirs):
         return float("inf")
-    return max((_part_error(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+    smallest_scale = _TINY_PART * largest_value(wanted)
+    return max((_part_error(a, b, smallest_scale) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def largest_value(value: object) -> float:
+    """The largest finite absolute value of the floating-point tensors in a nest; 0 where there is none."""
+    tensors = [_plain(one) for one in tensors_of(value) if one.is_floating_point() or one.is_complex()]
+    return max((float(one[one.isfinite()].abs().max()) for one in tensors if bool(one.isfinite().any())), default=0.0)
 
 
 def tensors_of(value: object) -> list[torch.Tensor]:
@@ -49,11 +62,12 @@ def tensors_of(value: object) -> list[torch.Tensor]:
     return [part for part in _parts(value) if isinstance(part, torch.Tensor)]
 
 
-def _part_error(got: object, wanted: object) -> float:
+def _part_error(got: object, wanted: object, smallest_scale: float) -> float:
     if isinstance(got, torch.Tensor) and isinstance(wanted, torch.Tensor):
-        return _relative(got, wanted)
+        return _relative(got, wanted, smallest_scale)
     if isinstance(got, float) and isinstance(wanted, float):
-        return _relative(torch.tensor(got, dtype=torch.float64), torch.tensor(wanted, dtype=torch.float64))
+        ours, theirs = (torch.tensor(one, dtype=torch.float64) for one in (got, wanted))
+        return _relative(ours, theirs, smallest_scale)
     if isinstance(wanted, bool | int | str | None):
         return 0.0 if type(got) is type(wanted) and got == wanted else float("inf")
     # Objects that Python knows no more of than their class.

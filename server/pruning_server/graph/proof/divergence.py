@@ -13,7 +13,7 @@ from pruning_server.graph.domain import Domain
 from pruning_server.graph.execution import Executor
 from pruning_server.graph.program import Step, compile_graph
 from pruning_server.graph.proof.difference import relative_error
-from pruning_server.graph.proof.pair import RAISED, Story
+from pruning_server.graph.proof.pair import RAISED, Pair, Story, created_as
 from pruning_server.graph.state import StateGuard
 
 # Surgery inserts a few nodes at a time before one of the original's.
@@ -68,9 +68,7 @@ def _tensors(results: Sequence[Any]) -> Iterator[torch.Tensor]:
             yield from _tensors(result)
 
 
-def first_divergence(
-    masked: ir.Module, shrunk: ir.Module, story: Story, tolerance: float, seed: int
-) -> Divergence | None:
+def first_divergence(pair: Pair, story: Story, tolerance: float, seed: int) -> Divergence | None:
     """The first op whose outputs differ by more than `tolerance`, or which raises in the shrunk model only.
 
     Where channels were removed along one axis, those that are left must be among the masked model's, in its order;
@@ -79,10 +77,12 @@ def first_divergence(
     Returns:
         None where no op could be found, or one cannot be executed outside torch's own interpreter.
     """
-    theirs, failure = _record(masked, story, seed)
-    if failure is not None:
-        return None
-    ours, failure = _record(shrunk, story, seed)
+    told = pair.fitted(story)
+    with created_as(pair.dtype):
+        theirs, failure = _record(pair.masked, told, seed)
+        if failure is not None:
+            return None
+        ours, failure = _record(pair.shrunk, told, seed)
     position = 0
     for record in ours:
         found = next(
@@ -129,9 +129,10 @@ def _subset_error(small: torch.Tensor, full: torch.Tensor, tolerance: float) -> 
     return 0.0
 
 
-def floating_types(module: ir.Module, story: Story, seed: int) -> frozenset[torch.dtype]:
+def floating_types(pair: Pair, story: Story, seed: int) -> frozenset[torch.dtype]:
     """The floating-point types in which a story computes; empty where it cannot be executed op by op."""
-    records, failure = _record(module, story, seed)
+    with created_as(pair.dtype):
+        records, failure = _record(pair.masked, pair.fitted(story), seed)
     if failure is not None:
         return frozenset()
     return frozenset(one.dtype for record in records for one in record.outputs if one.is_floating_point())

@@ -239,7 +239,9 @@ def _fan_in(tensor: torch.Tensor) -> int:
 def _spread(uniform: torch.Tensor, fan_in: int, gain: float, *, positive: bool) -> torch.Tensor:
     """Values from numbers in [0, 1)."""
     if positive:
-        return (uniform + 0.5) * ((gain / fan_in**0.5) if fan_in > 1 else 1.0)
+        size: float = gain / fan_in**0.5 if fan_in > 1 else 1.0
+        return (uniform + 0.5) * size
     if fan_in == 1:
         return uniform - 0.5
-    return (2 * uniform - 1) * (3.0**0.5 * _GAIN * gain / fan_in**0.5)
+    widest: float = 3.0**0.5 * _GAIN * gain / fan_in**0.5
+    return (2 * uniform - 1) * widest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from pruning_server.graph import ir
 from pruning_server.graph.proof.difference import relative_error, tensors_of, value_error
 from pruning_server.graph.proof.masked import cuts_by_name, select_kept
+from pruning_server.graph.proof.stored import widened
 from pruning_server.graph.slots import find_places
 from pruning_server.graph.state import StateGuard
 from pruning_server.graph.surgery.cut import AxisCut, Cut
@@ -69,11 +71,15 @@ class Pair:
         shrunk: what it was given.
         cut: what was removed.
         seed: set before each call.
+        dtype: the type that both were adapted to; arguments of narrower ones become it. None: as they are.
     """
 
-    def __init__(self, masked: ir.Module, shrunk: ir.Module, cut: Cut, seed: int) -> None:
+    def __init__(
+        self, masked: ir.Module, shrunk: ir.Module, cut: Cut, seed: int, *, dtype: torch.dtype | None = None
+    ) -> None:
         self.masked = masked
         self.shrunk = shrunk
+        self.dtype = dtype
         self._cuts = cuts_by_name(cut)
         self._seed = seed
         self._guards = (StateGuard(masked, analysed=False), StateGuard(shrunk, analysed=False))
@@ -90,14 +96,15 @@ class Pair:
             OriginalRaisedError: the masked model raised.
             ShrunkRaisedError: only the shrunk one raised.
         """
+        told = self.fitted(story)
         # The fuser and the profiler would compile for a call or two, and say nothing about equality.
-        with torch.no_grad(), self._guards[0], self._guards[1], torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        with torch.no_grad(), self._guards[0], self._guards[1], torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             try:
-                wanted, drawn = self._run(self.masked, story)
+                wanted, drawn = self._run(self.masked, told)
             except RAISED as error:
                 raise OriginalRaisedError(str(error) or type(error).__name__) from error
             try:
-                got, drawn_by_shrunk = self._run(self.shrunk, story)
+                got, drawn_by_shrunk = self._run(self.shrunk, told)
             except RAISED as error:
                 raise ShrunkRaisedError(str(error) or type(error).__name__) from error
             outputs = value_error(got, wanted)
@@ -106,8 +113,16 @@ class Pair:
 
     def _run(self, module: ir.Module, story: Story) -> tuple[list[object], torch.Tensor]:
         torch.manual_seed(self._seed)
-        results = [call_method(module, call) for call in story]
+        with created_as(self.dtype):
+            results = [call_method(module, call) for call in story]
         return results, _random_state()
+
+    def fitted(self, story: Story) -> Story:
+        """The story with its arguments in the type of the models."""
+        dtype = self.dtype
+        if dtype is None:
+            return story
+        return tuple(replace(call, arguments=tuple(widened(one, dtype) for one in call.arguments)) for call in story)
 
     def _state_error(self) -> float:
         """Of buffers and attributes, at kept coordinates."""
@@ -121,6 +136,17 @@ class Pair:
                 return float("inf")
             worst = max(worst, relative_error([found], [select_kept(slot.tensor, cuts)]))
         return worst
+
+
+@contextmanager
+def created_as(dtype: torch.dtype | None) -> Iterator[None]:
+    """The type of tensors that the code creates without naming one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(before if dtype is None else dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def call_method(module: ir.Module, call: Call) -> Any:

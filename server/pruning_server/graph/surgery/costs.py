@@ -56,8 +56,8 @@ class Work:
 
 
 def find_work(visits: Sequence[Visit], channels: Channels) -> tuple[Work, ...]:
-    """Everything that multiplies in the visits of one run."""
-    return tuple(_work(visit, channels) for visit in visits if may_multiply(visit.op))
+    """Everything that multiplies in the visits of one run; branches that it did not take cost nothing."""
+    return tuple(_work(visit, channels) for visit in visits if may_multiply(visit.op) and not visit.explored)
 
 
 def _work(visit: Visit, channels: Channels) -> Work:

@@ -205,7 +205,7 @@ DEMANDS: Mapping[str, Demand] = {
     **_same(
         _convolution,
         """
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution _convolution_mode convolution
         """,
     ),
     **_same(_group_norm, "group_norm native_group_norm"),

@@ -12,6 +12,7 @@ from pruning_server.archive.model import repack_model
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.modules import StateGuard, exported_methods, get_tensor
 from pruning_server.graph.proof.pair import Call
+from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
 from pruning_server.spec.report import VerifySection
@@ -67,7 +68,7 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained)
     content, version = _archive_bytes(final, pruned.archive.extra_files)
     in_memory = _runs(_on_device(final, pruned.archive).eval(), observed, observed.feed)
     delivered = torch.jit.load(io.BytesIO(content), map_location=pruned.archive.device)
-    _require_same_clothes(pruned.archive.load(), delivered)
+    _require_same_clothes(loaded.archive.load(), delivered, pruned.cut)
     weights = thaw(delivered)
     removed = {name: mask.removed for name, mask in pruned.masks.items()}
     _require_zeros(weights, pruned)
@@ -152,13 +153,18 @@ def _require_equal(got: Sequence[Run], wanted: Sequence[Run], tolerance: float, 
         raise _failure(f"the pruned archive differs from {what} by a relative error of {error:.3g}")
 
 
-def _require_same_clothes(original: torch.jit.ScriptModule, delivered: torch.jit.ScriptModule) -> None:
-    """Methods, tensors' names, shapes and types, and training flags are the original's."""
+def _require_same_clothes(original: torch.jit.ScriptModule, delivered: torch.jit.ScriptModule, cut: Cut) -> None:
+    """Methods, tensors' names, types, shapes less what was cut, and training flags are the original's."""
     if exported_methods(original) != exported_methods(delivered):
         raise _failure("the exported methods differ from the original's")
-    before, after = original.state_dict(), delivered.state_dict()
-    if [(n, t.shape, t.dtype) for n, t in before.items()] != [(n, t.shape, t.dtype) for n, t in after.items()]:
-        raise _failure("names, shapes or types of stored tensors differ from the original's")
+    lengths = {(name, one.axis): len(one.kept) for one in cut for name in (one.tensor, *one.aliases)}
+    before = [
+        (name, tuple(lengths.get((name, axis), size) for axis, size in enumerate(tensor.shape)), tensor.dtype)
+        for name, tensor in original.state_dict().items()
+    ]
+    after = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in delivered.state_dict().items()]
+    if before != after:
+        raise _failure("names, shapes or types of stored tensors are not what pruning leaves of the original's")
     if _flags(original) != _flags(delivered):
         raise _failure("training flags differ from the original's")
 

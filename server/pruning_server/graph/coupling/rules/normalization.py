@@ -13,8 +13,14 @@ _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 
 
 def per_channel(call: Call) -> list[Any]:
-    """Batch and instance norm: scales, shifts and statistics go with axis 1 of the input."""
-    return call.alike(_with_vectors(call, call["input"]))
+    """Batch and instance norm: scales, shifts and statistics go with axis 1 of the input.
+
+    Channels on the axes that statistics go over stay; those of a batch's do in training mode.
+    """
+    value = call["input"]
+    axes = [axis for axis in range(len(value.shape)) if axis > 1 or (axis == 0 and "instance" not in call.op)]
+    held = Labelled(value.tensor, call.held(value, axes, "it is normalized over this axis"), value.stored)
+    return call.alike(_with_vectors(call, held))
 
 
 def _with_vectors(call: Call, value: Labelled) -> Maps:

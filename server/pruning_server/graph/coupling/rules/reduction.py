@@ -57,7 +57,7 @@ RULES: Mapping[str, Rule] = {
     **named(
         """
         softmax log_softmax _softmax _log_softmax _safe_softmax special_softmax special_log_softmax
-        cumsum cumprod cummax cummin sort argsort topk logcumsumexp msort diff
+        cumsum cumprod cummax cummin sort argsort topk logcumsumexp msort
         """,
         along,
     ),
