@@ -42,9 +42,9 @@ def run_job(job: WorkerJob, folder: RunFolder, story: Story) -> RunSucceeded:
     with story.telling(Phase.RECOVER):
         trained = recover_accuracy(spec, loaded, observed, baseline.validation.reference, pruned, story)
     with story.telling(Phase.VERIFY):
-        final = verify(loaded, observed, pruned, trained)
+        final = verify(loaded, observed, pruned, trained, folder)
     with story.telling(Phase.EVALUATE):
-        evaluated = evaluate(job, loaded, observed, baseline, pruned, trained, final, story)
+        evaluated = evaluate(job, loaded, observed, baseline, trained, final, story)
     with story.telling(Phase.EXPORT):
         results = Results(loaded, observed, pruned, trained, final, evaluated)
         return export(job, folder, results, story)

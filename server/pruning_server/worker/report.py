@@ -22,7 +22,7 @@ from pruning_server.spec.report import (
     Report,
     StrategySection,
 )
-from pruning_server.spec.request import Granularity, StaticStrategy, Target, TargetKind
+from pruning_server.spec.request import StaticStrategy, Target, TargetKind
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.phases.evaluate import Evaluated
 from pruning_server.worker.phases.load import Loaded
@@ -123,7 +123,8 @@ def _strategy(job: WorkerJob, results: Results) -> StrategySection:
         *results.observed.notes,
         *plan.notes,
         *results.trained.notes,
-        *((SPARSE_IS_NOT_FASTER,) if static.granularity is Granularity.WEIGHT else ()),
+        *results.final.compacted.notes,
+        *(() if results.final.compacted.cut else (SPARSE_IS_NOT_FASTER,)),
     )
     return StrategySection(
         name="static",
@@ -145,7 +146,7 @@ def _counts(results: Results) -> dict[str, Any]:
             "prunable_weights": plan.prunable_weights,
             "pruned_weights": plan.removed_weights,
             "removable_channels": None,
-            "removed_channels": None,
+            "removed_channels": results.final.compacted.empty_channels,
         }
     cost = results.evaluated.cost
     return {
@@ -189,11 +190,10 @@ def _recovery(trained: Trained) -> dict[str, Any]:
 
 def _layers(results: Results) -> tuple[LayerSection, ...]:
     """Weights that could be pruned, and every other tensor that was cut."""
-    observed, channels = results.observed, results.observed.channels
+    observed, compacted = results.observed, results.final.compacted
     kept: dict[str, dict[str, tuple[int, ...]]] = {}
-    for cut in results.pruned.cut:
-        name = cut.tensor if channels is None else channels.name(cut.tensor)
-        kept.setdefault(name, {})[str(cut.axis)] = cut.kept
+    for cut in compacted.cut:
+        kept.setdefault(compacted.names.get(cut.tensor, cut.tensor), {})[str(cut.axis)] = cut.kept
     listed = observed.survey.weights if results.pruned.cut else observed.selection.weights
     kinds = {weight.name: weight.kind.value for weight in listed}
     return tuple(

@@ -78,11 +78,10 @@ def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels
         JobFailureError: NOTHING_PRUNABLE: the code holds something that cannot be followed.
     """
     module = archive.load().eval()
-    sizes = (rule.exact_batch,) if rule.exact_batch else BATCH_SIZES
-    runs = [feed.inputs([row % len(feed.samples) for row in range(size)]) for size in sizes]
+    runs = sample_runs(feed, rule)
     torch.manual_seed(rule.seed)
     try:
-        structure = analyse(module, {"forward": runs}, batch_size=sizes[0])
+        structure = analyse(module, {"forward": runs}, batch_size=rule.exact_batch or BATCH_SIZES[0])
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -92,6 +91,12 @@ def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels
         )
         raise JobFailureError(Reason.NOTHING_PRUNABLE, text) from error
     return Channels(structure, thawed_names(module))
+
+
+def sample_runs(feed: Feed, rule: CallRule) -> list[tuple[object, ...]]:
+    """Arguments of forward for a few samples, at the batch sizes that the model takes."""
+    sizes = (rule.exact_batch,) if rule.exact_batch else BATCH_SIZES
+    return [feed.inputs([row % len(feed.samples) for row in range(size)]) for size in sizes]
 
 
 def remove_channels(

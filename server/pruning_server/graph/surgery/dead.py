@@ -121,7 +121,11 @@ def _is_constant(recorder: _Recorder, consumer: Consumer, root: int) -> bool:
     low, high = seen[0][places], seen[1][places]
     if not bool((low == high).all()):
         return False
-    return bool((low == 0).all()) or (consumer.folds and consumer.bias is not None)
+    if bool((low == 0).all()):
+        return True
+    # Half precision would round the sum.
+    exact = consumer.bias is not None and consumer.bias.leaf.tensor.dtype in {torch.float32, torch.float64}
+    return consumer.folds and exact
 
 
 def _last_of_axes(leaves: Sequence[Leaf], tracer: Tracer, dead: frozenset[int]) -> frozenset[int]:

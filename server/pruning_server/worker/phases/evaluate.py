@@ -16,10 +16,9 @@ from pruning_server.jobs.workspace import WorkerJob
 from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
 from pruning_server.worker.feeding import Rows
 from pruning_server.worker.judging import Judging, Outputs
-from pruning_server.worker.phases.baseline import Baseline, Judged
+from pruning_server.worker.phases.baseline import Baseline
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed, macs_of_forward
-from pruning_server.worker.phases.plan import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.phases.verify import Final
 from pruning_server.worker.running import Subject, rows_of
@@ -42,7 +41,6 @@ def evaluate(
     loaded: Loaded,
     observed: Observed,
     baseline: Baseline,
-    pruned: Pruned,
     trained: Trained,
     final: Final,
     story: Story,
@@ -50,13 +48,16 @@ def evaluate(
     """Judges the final model, loaded from the file that will be delivered, and measures both."""
     spec, splits = job.spec.evaluation, observed.splits
     subject = Subject.of(final.module, observed.rule)
-    report, identical = _compare(subject, observed.judging, splits.report, baseline.validation, story)
+    # In the same batches as the pruned model: sums in another order would make equal models differ in the last digit.
+    original = observed.judging.outputs(Subject.of(loaded.original, observed.rule), splits.report)
+    report, identical = _compare(subject, observed.judging, splits.report, original.values, story)
+    known = baseline.validation.reference.values
     fitted = trained.recovered is not None and trained.recovered.fitted
-    fit = _compare(subject, observed.judging, splits.fit, baseline.validation, story)[0] if fitted else None
+    fit = _compare(subject, observed.judging, splits.fit, known[splits.fit], story)[0] if fitted else None
     train = None
     if observed.train_judging is not None and baseline.train is not None:
         rows = rows_of(len(observed.train_judging.feed.samples))
-        train, _ = _compare(subject, observed.train_judging, rows, baseline.train, story)
+        train, _ = _compare(subject, observed.train_judging, rows, baseline.train.reference.values, story)
     units = splits.units[splits.report]
     accuracy = judge_accuracy(
         report,
@@ -69,32 +70,26 @@ def evaluate(
     generalization = judge_generalization(
         report, accuracy, margin=spec.margin, identical_outputs=identical, fit=fit, train=train, units=units
     )
-    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, pruned, final, story))
+    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, final, story))
 
 
 def _compare(
-    subject: Subject, judging: Judging, rows: np.ndarray, original: Judged, story: Story
+    subject: Subject, judging: Judging, rows: np.ndarray, reference: np.ndarray, story: Story
 ) -> tuple[PairedValues, bool]:
-    """Both models' values on the rows, and whether every output is the same."""
+    """Both models' values on the rows, and whether every output is that of the original, `reference`."""
     try:
         outputs = judging.outputs(subject, rows, lambda _, samples: story.count(samples_evaluated=samples))
     except JobFailureError as error:
         text = f"The pruned model cannot be judged, so that less should be pruned: {error.message}"
         raise JobFailureError(error.reason, text, metadata=error.metadata) from error
     story.progress(0.3)
-    reference = original.reference.values[rows]
-    theirs, ours = judging.values(outputs, reference), original.values
     # A metric such as R2 depends on the whole set, so the original's values are computed on the same rows.
-    ours_here = judging.metric_of(Outputs(rows, reference), reference)
-    values = PairedValues(
-        original=ours_here, pruned=theirs.metric, original_loss=ours.loss[rows], pruned_loss=theirs.loss
-    )
+    theirs, ours = judging.values(outputs, reference), judging.values(Outputs(rows, reference), reference)
+    values = PairedValues(original=ours.metric, pruned=theirs.metric, original_loss=ours.loss, pruned_loss=theirs.loss)
     return values, np.array_equal(outputs.values, reference)
 
 
-def _cost(
-    job: WorkerJob, loaded: Loaded, observed: Observed, pruned: Pruned, final: Final, story: Story
-) -> CostsSection:
+def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story) -> CostsSection:
     story.progress(0.7)
     original_latency, pruned_latency = _latency(job, loaded, observed, final, story)
     left = count_parameters(final.weights)
@@ -111,7 +106,7 @@ def _cost(
             nonzero_parameters=left.nonzero,
             # Zeros are multiplied like any other number; only structural pruning saves operations.
             macs=macs_of_forward(final.module, observed.feed, observed.rule).total
-            if pruned.cut
+            if final.compacted.cut
             else observed.macs.total,
             bytes=len(final.content),
             latency_seconds=pruned_latency,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,13 +15,15 @@ from pruning_server.graph.proof.pair import Call
 from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
+from pruning_server.pruning.values import Mask
 from pruning_server.spec.report import VerifySection
 from pruning_server.worker.archives import ModelArchive
-from pruning_server.worker.carrying import carry_over
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
+from pruning_server.worker.compacting import Compacted, compact
 from pruning_server.worker.copies import HALF
 from pruning_server.worker.expected import pack, relative_error
 from pruning_server.worker.feeding import Feed
+from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.plan import Pruned
@@ -47,6 +49,7 @@ class Final:
         expected: the bytes of `out/expected.npz`.
         format_version: of the archive.
         proof: how the shrunk archive was proven equal to the masked model; None where only values changed.
+        compacted: what it was packed from.
     """
 
     content: bytes
@@ -55,35 +58,38 @@ class Final:
     expected: bytes
     format_version: int
     proof: VerifySection | None
+    compacted: Compacted
 
 
-def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained) -> Final:
+def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained, folder: RunFolder) -> Final:
     """Builds the archive and proves that it is the trained model in the original's clothes.
 
     Raises:
         JobFailureError: VERIFICATION_FAILED, saying what differs.
     """
-    portable = replace(pruned.archive, device="cpu")
-    final = carry_over(portable, trained.module, trained.carried, frozen_archive=loaded.frozen_archive)
-    content, version = _archive_bytes(final, pruned.archive.extra_files)
-    in_memory = _runs(_on_device(final, pruned.archive).eval(), observed, observed.feed)
+    compacted = compact(loaded, observed, pruned, trained, folder)
+    content, version = _archive_bytes(compacted.module, pruned.archive.extra_files)
+    in_memory = _runs(_on_device(compacted.module, pruned.archive).eval(), observed, observed.feed)
     delivered = torch.jit.load(io.BytesIO(content), map_location=pruned.archive.device)
-    _require_same_clothes(loaded.archive.load(), delivered, pruned.cut)
+    _require_same_clothes(loaded.archive.load(), delivered, compacted.cut)
     weights = thaw(delivered)
-    removed = {name: mask.removed for name, mask in pruned.masks.items()}
-    _require_zeros(weights, pruned)
+    removed = {name: mask.removed for name, mask in compacted.masks.items()}
+    _require_zeros(weights, compacted.masks)
     _require_equal(
         in_memory, _runs(delivered.eval(), observed, observed.feed), MAX_RELATIVE_ERROR, "the model in memory"
     )
+    if compacted.whole is not None:
+        whole = _runs(_on_device(compacted.whole, pruned.archive).eval(), observed, observed.feed)
+        _require_equal(whole, in_memory, _trained_tolerance(delivered), "the model with its empty channels")
     if trained.feed is observed.feed:  # else it was trained in another precision, and rounded
         kept = _runs(trained.module.eval(), observed, trained.feed)
         _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
-    expected = pack(in_memory, removed, observed.rule.seed, pruned.cut)
-    proof = _proof(loaded, observed, pruned, content) if pruned.cut else None
-    return Final(content, delivered, weights, expected, version, proof)
+    expected = pack(in_memory, removed, observed.rule.seed, compacted.cut)
+    proof = _proof(loaded, observed, pruned, compacted, content) if compacted.cut else None
+    return Final(content, delivered, weights, expected, version, proof, compacted)
 
 
-def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, content: bytes) -> VerifySection:
+def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, compacted: Compacted, content: bytes) -> VerifySection:
     """Of what will be delivered, against the caller's archive."""
 
     def delivered() -> torch.jit.ScriptModule:
@@ -94,10 +100,11 @@ def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, content: bytes) -
     return prove(
         loaded.archive.load,
         delivered,
-        pruned.cut,
+        compacted.cut,
         calls,
         seed=observed.rule.seed,
-        load_unrecovered=pruned.archive.load,
+        # Where single weights were pruned first, no archive has been cut and nothing else.
+        load_unrecovered=pruned.archive.load if pruned.cut else None,
     )
 
 
@@ -140,9 +147,8 @@ def _arguments(observed: Observed, feed: Feed) -> list[tuple[object, ...]]:
     return [feed.inputs([row % samples for row in range(size)]) for size in observed.batch_sizes]
 
 
-def _require_zeros(weights: torch.jit.ScriptModule, pruned: Pruned) -> None:
-    tensors = {name: get_tensor(weights, name) for name in pruned.masks}
-    violations = count_violations(tensors, pruned.masks)
+def _require_zeros(weights: torch.jit.ScriptModule, masks: Mapping[str, Mask]) -> None:
+    violations = count_violations({name: get_tensor(weights, name) for name in masks}, masks)
     if violations:
         raise _failure(f"pruned weights that are not 0: {violations}")
 
