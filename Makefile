@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,14 @@ bench-transfer: $(VENV)/.installed ## A 2 GiB artifact up and down, cut 5 times 
 
 bench-idle: $(VENV)/.installed ## Time to ready and memory of the idle server
 	PYTHONPATH=tests $(BIN)/python benchmarks/idle.py
+
+# The architectures' packages are big, and nothing else needs them.
+$(VENV)/.installed-zoo: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zoo]'
+	@touch $@
+
+zoo: $(VENV)/.installed-zoo ## Shrink every archive of the zoo (about 15 minutes) and write docs/zoo.md
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m zoo.run --write docs/zoo.md
 
 image-check: $(VENV)/.installed ## Build the image and run the server in it (needs root, buildah, debootstrap)
 	$(BIN)/python deploy/image_check.py

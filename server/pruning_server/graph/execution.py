@@ -75,6 +75,10 @@ class Executor:
         """The value of an attribute."""
         if isinstance(owner, Instance):
             return owner.attributes[name]
+        if not isinstance(owner, ModuleRef):
+            raise UnsupportedNodeError(
+                f"'{name}' is read from an instance of a TorchScript class, which cannot be read"
+            )
         child = self._places.modules.get((*owner.path, name))
         if child is not None:
             return ModuleRef((*owner.path, name), child)

@@ -231,7 +231,7 @@ _RULES: Mapping[str, _Rule] = {
     ),
     **_same(_time_convolution, "conv_tbc"),
     **_same(_linear, "linear mkldnn_linear"),
-    **_same(_product(0), "mm matmul bmm mv dot vdot inner linalg_matmul __matmul__ linalg_vecdot"),
+    **_same(_product(0), "mm matmul bmm mv dot vdot inner linalg_matmul __matmul__ linalg_vecdot _grouped_mm"),
     **_same(_product(1), "addmm addmv baddbmm"),
     **_same(_summed_product, "addbmm"),
     **_same(_outer, "outer ger addr kron"),

@@ -15,6 +15,7 @@ from pruning_server.graph.surgery.costs import (
     ShapeLengths,
     StructureCost,
     Work,
+    count_bytes,
     count_values,
     find_work,
     leaf_lengths,
@@ -65,7 +66,7 @@ class Structure:
     failed_rules: tuple[str, ...]
     edits: tuple[Edit, ...]
     axes: tuple[_StoredAxis, ...]
-    parameters: tuple[ShapeLengths, ...]
+    stored: tuple[ShapeLengths, ...]
     work: tuple[Work, ...]
     batch_size: int
 
@@ -89,14 +90,18 @@ class Structure:
     def cost(self, removal: Removal) -> StructureCost:
         """Parameters, and multiply-accumulates of one sample of `forward`, after a removal."""
         removed = self.classes(removal)
-        total = 0
-        for work in self.work:
-            macs = work.macs(removed)
-            if macs is None:
-                return StructureCost(count_values(self.parameters, removed), None)
-            total += macs
-        per_sample = (2 * total + self.batch_size) // (2 * self.batch_size)
-        return StructureCost(count_values(self.parameters, removed), per_sample)
+        return StructureCost(
+            parameters=count_values([one for one in self.stored if one.is_parameter], removed),
+            stored_bytes=count_bytes(self.stored, removed),
+            macs=self._macs(removed),
+        )
+
+    def _macs(self, removed: frozenset[int]) -> int | None:
+        counted = [work.macs(removed) for work in self.work]
+        known = [macs for macs in counted if macs is not None]
+        if len(known) < len(counted):
+            return None
+        return (2 * sum(known) + self.batch_size) // (2 * self.batch_size)
 
     def cut(self, removal: Removal) -> Cut:
         """What a removal takes from each stored tensor.
@@ -147,7 +152,7 @@ def assemble(module: torch.jit.ScriptModule, traced: Traced, batch_size: int) ->
         failed_rules=tuple(dict.fromkeys(tracer.failed_rules)),
         edits=traced.edits,
         axes=_stored_axes(tracer, channels),
-        parameters=tuple(leaf_lengths(leaf, channels) for leaf in tracer.leaves if leaf.name in parameters),
+        stored=tuple(leaf_lengths(leaf, channels, is_parameter=leaf.name in parameters) for leaf in tracer.leaves),
         work=find_work(tracer.visits[: traced.visited], channels),
         batch_size=batch_size,
     )

@@ -286,3 +286,33 @@ def test_parts_of_different_lengths(how: str, form: str) -> None:
     if form != "frozen":
         assert smaller.left.weight.shape[1] == 2
         assert smaller.right.weight.shape[1] == 5
+
+
+class ReadWidth(nn.Module):
+    """The width of a head is computed from another width that can be pruned by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward = nn.Linear(4, 12)
+        self.project = nn.Linear(12, 36)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        y = torch.relu(self.inward(x))
+        q, k, v = self.project(y).unflatten(-1, (3, y.size(-1))).unbind(2)
+        q, k, v = [one.view(n, t, 4, y.size(-1) // 4).transpose(1, 2) for one in (q, k, v)]
+        z = torch.softmax(q @ k.transpose(-2, -1), -1) @ v
+        return self.out(z.transpose(1, 2).reshape(n, t, y.size(-1)))
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])
+def test_a_size_that_is_read_off_another_axis_is_put_right(form: str) -> None:
+    net = ReadWidth()
+    cutting.randomize(net, 9)
+    x = sample(2, 5, 4)
+    archive = zoo.traced(net, x) if form == "traced" else getattr(zoo, form)(net.eval())
+    structure, _ = shrinking.assert_shrinks(
+        archive, {"forward": [(x,), (sample(3, 5, 4),)]}, {"forward": [(sample(4, 6, 4),)]}
+    )
+    assert sorted((group.size, group.kind) for group in structure.groups) == [(4, "head"), (12, "channel")]

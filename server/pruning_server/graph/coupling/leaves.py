@@ -49,14 +49,25 @@ class Baked:
 
 
 def enumerate_constants(methods: Iterable[Method]) -> tuple[Baked, ...]:
-    """Tensors in the code of all methods, in its order: the N-th is `constant N`, the same in every load."""
+    """Tensors in the code of all methods, by first use: the N-th is `constant N`, the same in every load.
+
+    Saving moves constants about, and ops not.
+    """
     found: dict[object, list[tuple[torch.Tensor, ir.Node]]] = {}
     for method in methods:
-        for step in all_steps(method.program):
-            tensor = ir.constant_tensor(step.node)
+        for node in _constants_by_use(method):
+            tensor = ir.constant_tensor(node)
             if tensor is not None and _is_cuttable(tensor):
-                found.setdefault(_memory_key(tensor), []).append((tensor, step.node))
+                found.setdefault(_memory_key(tensor), []).append((tensor, node))
     return tuple(Baked(uses[0][0], tuple(node for _, node in uses)) for uses in found.values())
+
+
+def _constants_by_use(method: Method) -> Iterator[ir.Node]:
+    steps = list(all_steps(method.program))
+    constants = {step.outputs[0]: step.node for step in steps if step.op == "prim::Constant"}
+    used = (number for step in steps for number in step.inputs if number in constants)
+    for number in dict.fromkeys((*used, *constants)):
+        yield constants[number]
 
 
 def _is_cuttable(tensor: torch.Tensor) -> bool:

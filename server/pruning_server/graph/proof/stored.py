@@ -9,6 +9,8 @@ import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.coupling.leaves import constant_name
+from pruning_server.graph.coupling.leaves import enumerate_constants as baked_constants
+from pruning_server.graph.execution import compile_methods
 from pruning_server.graph.slots import find_places, group_by_memory
 from pruning_server.graph.survey import model_order
 
@@ -80,17 +82,12 @@ def counterparts(original: ir.Module, shrunk: ir.Module) -> dict[str, torch.Tens
 
 
 def enumerate_constants(module: ir.Module) -> list[tuple[torch.Tensor, ...]]:
-    """The floating-point tensors in the code, one object per node, in the order of methods and nodes.
-
-    Nodes on the same memory are one constant; its position is its number.
-    """
-    found: dict[object, list[torch.Tensor]] = {}
-    for method in ir.method_names(module):
-        for node in ir.walk(ir.inlined_copy(module, method)):
-            tensor = _constant(node)
-            if tensor is not None:
-                found.setdefault(_memory_key(tensor), []).append(tensor)
-    return [tuple(tensors) for tensors in found.values()]
+    """The floating-point tensors in the code, one object per node; the position of those on one memory is its number."""
+    found = []
+    for baked in baked_constants(compile_methods(module).values()):
+        tensors = (ir.constant_tensor(node) for node in baked.nodes)
+        found.append(tuple(tensor for tensor in tensors if tensor is not None))
+    return found
 
 
 def _constant_uses(module: ir.Module) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:

@@ -19,9 +19,16 @@ from pruning_server.graph.values import NodeShapes, Shape
 
 @dataclass(frozen=True)
 class StructureCost:
-    """Size of a model: stored values of parameters, and multiply-accumulates of one sample (None: not countable)."""
+    """Size of a model.
+
+    Attributes:
+        parameters: number of stored values of its parameters; of all floating-point tensors where it has none.
+        stored_bytes: of everything that it stores, buffers and tensors in the code included.
+        macs: multiply-accumulates of one sample; None where they cannot be counted.
+    """
 
     parameters: int
+    stored_bytes: int
     macs: int | None
 
 
@@ -31,6 +38,8 @@ class ShapeLengths:
 
     shape: Shape
     lengths: tuple[Length | None, ...]
+    item_bytes: int = 0
+    is_parameter: bool = False
 
     def kept(self, removed: AbstractSet[int]) -> Shape:
         """The shape when these classes are gone."""
@@ -93,13 +102,18 @@ def shape_lengths(seen: Seen, channels: Channels) -> ShapeLengths:
     return ShapeLengths(seen.shape, tuple(lengths))
 
 
-def leaf_lengths(leaf: Leaf, channels: Channels) -> ShapeLengths:
+def leaf_lengths(leaf: Leaf, channels: Channels, *, is_parameter: bool) -> ShapeLengths:
     """How each axis of a stored tensor changes."""
     lengths = [None if line is None else Length.of(line, channels) for line in leaf.lines]
     kept = tuple(length if length is not None and length.classes else None for length in lengths)
-    return ShapeLengths(tuple(leaf.tensor.shape), kept)
+    return ShapeLengths(tuple(leaf.tensor.shape), kept, leaf.tensor.element_size(), is_parameter)
 
 
 def count_values(shapes: Sequence[ShapeLengths], removed: AbstractSet[int]) -> int:
     """Number of stored values that are left."""
     return sum(prod(one.kept(removed)) for one in shapes)
+
+
+def count_bytes(shapes: Sequence[ShapeLengths], removed: AbstractSet[int]) -> int:
+    """Their bytes."""
+    return sum(prod(one.kept(removed)) * one.item_bytes for one in shapes)

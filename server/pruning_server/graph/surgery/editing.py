@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from math import gcd
 
 from pruning_server.graph import ir
 from pruning_server.graph.program import Method, all_steps
-from pruning_server.graph.surgery.edits import Address, Divide, Edit, Pin, Resize
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Resize
 
 
 def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: AbstractSet[int]) -> int:
@@ -24,12 +23,12 @@ def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: Abs
         for name, method in methods.items()
         for number, step in enumerate(all_steps(method.program))
     }
-    numbers: dict[tuple[Address, int], list[Resize | Pin]] = {}
+    numbers: dict[tuple[Address, int], list[Resize]] = {}
     divisions: list[Divide] = []
     for edit in edits:
         if isinstance(edit, Divide):
-            divisions += [edit] if any(_changes(length.kept(removed), length.total) for length in edit.lengths) else []
-        elif _changes(edit.length.kept(removed), edit.length.total):
+            divisions += [edit] if any(length.kept(removed) != length.total for length in edit.lengths) else []
+        elif edit.factors(removed) != (1, 1):
             numbers.setdefault((edit.address, edit.position), []).append(edit)
     for (address, position), wanted in numbers.items():
         graph, node = nodes[address]
@@ -40,10 +39,6 @@ def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: Abs
     return len({address for address, _ in numbers} | {division.address for division in divisions})
 
 
-def _changes(kept: int, total: int) -> bool:
-    return kept != total
-
-
 class _Editor:
     """Edits one node."""
 
@@ -52,7 +47,7 @@ class _Editor:
         self._node = node
         self._removed = removed
 
-    def change(self, position: int, wanted: Sequence[Resize | Pin]) -> None:
+    def change(self, position: int, wanted: Sequence[Resize]) -> None:
         """Replaces one argument, or elements of it."""
         old = list(self._node.inputs())[position]
         if wanted[0].element is None:
@@ -84,21 +79,15 @@ class _Editor:
             return list(old.node().inputs())
         return ir.insert_unpack(self._graph, self._node, old, length)
 
-    def _number(self, old: ir.Value, edit: Resize | Pin) -> ir.Value:
-        kept, total = edit.length.kept(self._removed), edit.length.total
-        if isinstance(edit, Pin):
-            return self._scaled(old, total, kept)
-        return self._constant(kept) if ir.constant_of(old)[0] else self._scaled(old, kept, total)
-
-    def _scaled(self, old: ir.Value, factor: int, divisor: int) -> ir.Value:
-        """`old * factor // divisor`, which leaves no remainder."""
-        common = gcd(factor, divisor)
-        product = ir.insert_arithmetic(self._graph, self._node, "aten::mul", old, self._constant(factor // common), old)
-        if divisor == common:
-            return product
-        return ir.insert_arithmetic(
-            self._graph, self._node, "aten::floordiv", product, self._constant(divisor // common), old
-        )
+    def _number(self, old: ir.Value, edit: Resize) -> ir.Value:
+        """The number that is right now: a new constant, or the old one scaled, which leaves no remainder."""
+        if edit.length is not None and edit.read is None and ir.constant_of(old)[0]:
+            return self._constant(edit.length.kept(self._removed))
+        factor, divisor = edit.factors(self._removed)
+        scaled = ir.insert_arithmetic(self._graph, self._node, "aten::mul", old, self._constant(factor), old)
+        if divisor == 1:
+            return scaled
+        return ir.insert_arithmetic(self._graph, self._node, "aten::floordiv", scaled, self._constant(divisor), old)
 
     def _constant(self, value: int) -> ir.Value:
         return ir.insert_constant(self._graph, self._node, value)

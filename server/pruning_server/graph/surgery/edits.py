@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from math import gcd
 from typing import TypeAlias
 
 from pruning_server.graph.surgery.lengths import Length
@@ -18,32 +20,33 @@ class Address:
 
 @dataclass(frozen=True)
 class Resize:
-    """A number in the code becomes the length that is left of an axis.
+    """A number in the code becomes the length that is left of an axis, or stays what it was.
 
     Attributes:
         address: the node that takes the number.
         position: which argument.
         element: which element, where the argument is a list.
         elements: how long that list is; 0 where the argument is the number itself.
-        length: what the number is; a computed number is scaled as this is.
+        length: what the number must be; None where it must keep its original value.
+        read: the length that it was read off, so that it changes by itself; None for any other number.
     """
 
     address: Address
     position: int
     element: int | None
     elements: int
-    length: Length
+    length: Length | None
+    read: Length | None
 
-
-@dataclass(frozen=True)
-class Pin:
-    """A size that was read off a pruned axis and reaches arithmetic keeps its original value; fields as of `Resize`."""
-
-    address: Address
-    position: int
-    element: int | None
-    elements: int
-    length: Length
+    def factors(self, removed: AbstractSet[int]) -> tuple[int, int]:
+        """What the number is multiplied with, and then divided by, once these classes are gone."""
+        factor, divisor = 1, 1
+        if self.length is not None:
+            factor, divisor = self.length.kept(removed), self.length.total
+        if self.read is not None:
+            factor, divisor = factor * self.read.total, divisor * self.read.kept(removed)
+        common = gcd(factor, divisor)
+        return factor // common, divisor // common
 
 
 @dataclass(frozen=True)
@@ -55,4 +58,4 @@ class Divide:
     lengths: tuple[Length, ...]
 
 
-Edit: TypeAlias = Resize | Pin | Divide
+Edit: TypeAlias = Resize | Divide

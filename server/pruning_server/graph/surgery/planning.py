@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,37 @@ from pruning_server.graph.coupling.tracer import Seen, Tracer, Visit
 from pruning_server.graph.coupling.values import LabelledInt
 from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.surgery.demands import DEMANDS, own_line
-from pruning_server.graph.surgery.edits import Address, Divide, Edit, Pin, Resize
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Resize
 from pruning_server.graph.surgery.lengths import Length, axis_line, is_free
 from pruning_server.graph.surgery.seeing import Sight
 
 # Where a number is: its node (by address, and by identity where it has none), argument, element, length of the list.
 _Spot = tuple[Address | None, int, int, int | None, int]
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number that an op takes: what it must be (None: what it was), and the length that it is read off, if any."""
+
+    wanted: Length | None
+    read: Length | None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it changes by itself as it must."""
+        return _classes(self.wanted) == _classes(self.read)
+
+    def is_like(self, other: _Number) -> bool:
+        """Whether both are adapted by the same factor."""
+        pairs = ((self.wanted, other.wanted), (self.read, other.read))
+        return all(
+            (one is None and two is None) or (one is not None and two is not None and one.is_multiple_of(two))
+            for one, two in pairs
+        )
+
+
+def _classes(length: Length | None) -> tuple[tuple[int, int], ...]:
+    return () if length is None else length.classes
 
 
 def addresses(methods: Mapping[str, Method]) -> dict[int, Address]:
@@ -50,8 +76,7 @@ class _Planner:
     def __init__(self, channels: Channels, places: Mapping[int, Address]) -> None:
         self._channels = channels
         self._places = places
-        self._lengths: dict[_Spot, Length] = {}
-        self._pins: dict[_Spot, Length] = {}
+        self._numbers: dict[_Spot, _Number] = {}
         self._divisions: dict[tuple[Address | None, int, int], tuple[Length, ...]] = {}
         self._whole: dict[frozenset[int], Cause] = {}
 
@@ -70,16 +95,16 @@ class _Planner:
         place = self._places.get(id(seen.node))
         cause = _cause(seen.node, "its size is used in a computation that cannot be edited")
         spot = (place, id(seen.node), seen.position, seen.element, seen.elements)
-        self._put(self._pins, spot, Length.of(line, self._channels), cause)
+        self._put(spot, _Number(None, Length.of(line, self._channels)), cause)
 
     def edits(self) -> tuple[Edit, ...]:
         """What is left to do once everything is frozen that must be."""
         found: list[Edit] = []
-        for kind, spots in ((Resize, self._lengths), (Pin, self._pins)):
-            for (place, _, position, element, elements), wanted in spots.items():
-                length = wanted.without_frozen(self._channels)
-                if length.classes and place is not None:
-                    found.append(kind(place, position, element, elements, length))
+        for (place, _, position, element, elements), number in self._numbers.items():
+            wanted, read = (one and one.without_frozen(self._channels) for one in (number.wanted, number.read))
+            changes = [one for one in (wanted, read) if one is not None and one.classes]
+            if changes and place is not None and not (wanted and read and wanted.classes == read.classes):
+                found.append(Resize(place, position, element, elements, wanted, read))
         for (place, _, position), parts in self._divisions.items():
             lengths = tuple(length.without_frozen(self._channels) for length in parts)
             if any(length.classes for length in lengths) and place is not None:
@@ -96,15 +121,10 @@ class _Planner:
         value = value if element is None else value[element]
         wanted = Length.constant(int(value)) if line is None else Length.of(line, self._channels)
         cause = _cause(sight.visit.node, "a number in the code that depends on it cannot be adapted")
-        if isinstance(value, LabelledInt):
-            own = own_line(value, sight)
-            had = Length.constant(int(value)) if own is None else Length.of(own, self._channels)
-            if had.classes != wanted.classes:
-                self._freeze(had, cause)
-                self._freeze(wanted, cause)
-            wanted = Length.constant(0)  # it adapts by itself, so that every visit must
+        own = own_line(value, sight) if isinstance(value, LabelledInt) else None
+        read = None if own is None else Length.of(own, self._channels)
         spot = (self._place(sight), id(sight.visit.node), position, element, elements)
-        self._put(self._lengths, spot, wanted, cause)
+        self._put(spot, _Number(wanted, read), cause)
 
     def divide(self, sight: Sight, axis_name: str, lines: list[Ids | None]) -> None:
         """See `Collector`."""
@@ -145,13 +165,15 @@ class _Planner:
     def _place(self, sight: Sight) -> Address | None:
         return self._places.get(id(sight.visit.node))
 
-    def _put(self, spots: dict[_Spot, Length], spot: _Spot, wanted: Length, cause: Cause) -> None:
+    def _put(self, spot: _Spot, number: _Number, cause: Cause) -> None:
         """Several runs of one node must ask for the same, in proportion; code out of reach can only stay as it is."""
-        known = spots.setdefault(spot, wanted)
-        wrong = not (known == wanted or known.is_multiple_of(wanted))
-        if (wrong or spot[0] is None) and (known.classes or wanted.classes):
-            self._freeze(known, cause)
-            self._freeze(wanted, cause)
+        known = self._numbers.setdefault(spot, number)
+        adapts = number.adapts and known.adapts
+        wrong = not (adapts or known == number or known.is_like(number))
+        if wrong or (spot[0] is None and not adapts):
+            for one in (known.wanted, known.read, number.wanted, number.read):
+                if one is not None:
+                    self._freeze(one, cause)
 
     def _freeze(self, length: Length, cause: Cause) -> None:
         self._channels.freeze(np.array([root for root, _ in length.classes], dtype=np.int64), cause)
