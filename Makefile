@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash zoo clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-shrink zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ drift: protos ## Fail if the committed generated code is not what the protos giv
 
 $(BUF):
 	npm install --silent --no-save --no-audit --no-fund --prefix .tools @bufbuild/buf@$(BUF_VERSION)
+
+bench-shrink: $(VENV)/.installed ## Time, memory, latency of shrinking ResNet-50 and ResNet-56
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/shrink.py
 
 bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 	PYTHONPATH=tests $(BIN)/python benchmarks/crash.py

@@ -188,12 +188,12 @@ class CapacityError(ServiceError):
 
 
 class NotImplementedFeatureError(ServiceError):
-    """The API names it and this version does not do it; the message says its name."""
+    """The API names it and this version does not do it; the message says its name, and what it does instead."""
 
-    def __init__(self, feature: str) -> None:
+    def __init__(self, feature: str, instead: str = "") -> None:
         super().__init__(
             Reason.NOT_IMPLEMENTED,
-            f"{feature} is not implemented in this version",
+            f"{feature} is not implemented in this version{instead and f'; {instead}'}",
             metadata={"feature": feature},
         )
 

@@ -193,6 +193,17 @@ def test_a_report_that_lacks_sections_is_no_reason_to_fail(
     assert submit("--sparsity", 0.8, "--json").body["report"] == report
 
 
+def test_the_summary_tells_channels_from_weights(submit: Callable[..., Any], server: FakeServer) -> None:
+    report = example_report()
+    report["strategy"] |= {"granularity": "channel", "achieved_sparsity": 0.25, "removable_channels": 160}
+    report["strategy"] |= {"removed_channels": 40}
+    report["cost"]["pruned"]["nonzero_parameters"] = 440
+    server.jobs.report = lambda *_: report
+    lines = [line.split() for line in submit("--sparsity", 0.25).out.splitlines()]
+    assert ["removable", "channels", "160", "120", "sparsity", "25.00%"] in lines
+    assert ["nonzero", "weights", "1,000", "440", "x0.44"] in lines
+
+
 # --- Jobs that end otherwise ------------------------------------------------------------------------------------------
 
 

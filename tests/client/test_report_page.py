@@ -99,6 +99,26 @@ def test_the_request_is_for_people() -> None:
     assert "kind sparsity" not in text
 
 
+def test_the_page_tells_of_the_proof_and_of_what_was_cut() -> None:
+    report = example_report()
+    assert "Proof" not in render_page(report)
+    report["strategy"] |= {"granularity": "channel", "removable_channels": 160, "removed_channels": 45}
+    report["layers"][0] |= {"shape_after": [7, 100], "kept": {"0": [0, 1, 2, 3, 5, 8, 9]}}
+    report["verify"] = {
+        "max_relative_error": 1.5e-7, "max_relative_error_randomized": 2.5e-16, "batch_sizes": [1, 3],
+        "dtype": "float32", "dtype_randomized": "float64", "half_precision_difference": None,
+        "methods": ["forward", "reset"], "train_mode": True, "notes": ["Method foo was not compared"],
+    }  # fmt: skip
+    text = re.sub(r"\s+", " ", Checker.of(render_page(report)).text)
+    for words in (
+        "Proof", "largest relative error, float321.5e-07", "with random weights, float642.5e-16", "batch sizes1, 3",
+        "methodsforward, reset", "train modeyes", "Method foo was not compared", "removed channels45", "10x100 to 7x100",
+        "under layers, kept",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "own precision" not in text
+
+
 def test_the_page_needs_nothing_else() -> None:
     text = render_page(example_report())
     page = Checker.of(text)

@@ -232,3 +232,11 @@ def test_a_branch_is_only_explored_where_that_has_no_effect() -> None:
     assert merged == ["[2.0] [0.0]"]
     assert skipped == ["prim::If"]
     assert module.count.item() == 0.0
+
+
+def test_calls_are_inlined_however_the_module_was_first_compiled() -> None:
+    archive = zoo.scripted(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
+    with torch.no_grad(), torch.jit.optimized_execution(False):
+        archive(torch.zeros(2, 3, 4, 4))
+    kinds = {node.kind() for node in ir.walk(ir.inlined_copy(archive, "forward"))}
+    assert not kinds & {"prim::CallFunction", "prim::CallMethod"}

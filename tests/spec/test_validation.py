@@ -322,6 +322,21 @@ def test_what_is_implemented_of_structures(granularity: Granularity, kind: Targe
 
 
 @pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        (target(TargetKind.MACS_RATIO, 0.5), "with weight give sparsity or threshold, or for macs_ratio ask for granularity channel or head"),
+        (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "with head give macs_ratio or parameter_ratio or sparsity, or for threshold ask for granularity weight"),
+        (target(TargetKind.LATENCY_RATIO, 0.5), "with weight give sparsity or threshold$"),
+        (nm(2, 4), "in this version; for sparsity ask for granularity weight or channel or head$"),
+        ({"task": Task.SEGMENTATION}, "in this version$"),
+    ],
+)  # fmt: skip
+def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advice: str) -> None:
+    with pytest.raises(NotImplementedFeatureError, match=advice):
+        check_implemented(good_spec(**fields))
+
+
+@pytest.mark.parametrize(
     ("fields", "name"),
     [
         ({"strategy": DynamicStrategy()}, "dynamic strategy"),

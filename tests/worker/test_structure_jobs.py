@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 
 from helpers import zoo
 from helpers.resnet import MEAN, STD, trained_resnet
+from helpers.runs import make_spec, make_workspace, run_here
 from helpers.shared_data import shared_file
+from pruning_server.jobs.events import CountersAdded
 from pruning_server.spec.request import (
     FineTune,
     Granularity,
@@ -115,6 +118,7 @@ def test_channels_without_weights_go_and_leave_their_constants(way: str, prune: 
     report = ran.report
     ran.check()
     assert report["strategy"]["removed_channels"] == 8
+    assert [layer["kind"] for layer in report["layers"] if layer["kept"]] == ["linear", "linear", "bias"]
     assert report["strategy"]["pruned_weights"] >= 48
     assert report["cost"]["pruned"]["macs"] * 2 == report["cost"]["original"]["macs"]
     assert report["verify"]["max_relative_error"] <= 1e-4
@@ -125,3 +129,25 @@ def test_channels_without_weights_go_and_leave_their_constants(way: str, prune: 
         difference = (ran.pruned(x) - net(x)).abs().max()
     # The tiny weights that became 0 moved the sigmoids by at most 1e-3; without the constants it would be 0.5 each.
     assert float(difference) < 1e-2
+
+
+@pytest.mark.parametrize("way", ["scripted", "frozen"])
+def test_the_metrics_count_what_the_report_says(way: str, tmp_path: Path) -> None:
+    model = getattr(zoo, way)(Sparse().eval())
+    data = {"inputs": RNG.normal(size=(60, 6)).astype(np.float32)}
+    spec = make_spec(target(TargetKind.SPARSITY, 0.5), strategy=CHANNELS, recovery=Recovery(disabled=True))
+    ran = run_here(make_workspace(tmp_path / "run", model, data, spec))
+    counters = [message for message in ran.messages if isinstance(message, CountersAdded)]
+    told = ran.report["strategy"]
+    assert sum(counter.parameters_processed for counter in counters) == told["prunable_weights"] == 163
+    assert sum(counter.parameters_removed for counter in counters) == told["pruned_weights"] == 80
+
+
+def test_a_job_that_keeps_every_channel_says_nothing_of_zeros(prune: Callable) -> None:
+    data = {"inputs": RNG.normal(size=(60, 6)).astype(np.float32)}
+    ran = prune(
+        zoo.scripted(Sparse().eval()), data, strategy=CHANNELS, target=target(TargetKind.MACS_RATIO, 1.0),
+        recovery=Recovery(disabled=True),
+    )  # fmt: skip
+    assert ran.report["strategy"]["removed_channels"] == 0
+    assert not [note for note in ran.report["strategy"]["notes"] if "Zeros" in note]

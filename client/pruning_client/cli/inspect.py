@@ -37,6 +37,7 @@ def run_inspect(options: Namespace, output: Output) -> ExitCode:
                 ArtifactKind.TORCHSCRIPT,
                 lambda done, total: view.transfer(f"upload {options.model.name}", done, total),
             )
+            view.note("inspecting: the server runs the model and follows its channels")
         source = StoredArtifact(artifact.artifact_id, artifact.sha256)
         inspection = client.inspect(source, samples=options.samples, inputs=options.inputs, arguments=arguments)
     found = dataclasses.asdict(inspection)
@@ -65,7 +66,8 @@ def _print(inspection: Inspection, output: Output, *, chosen: bool) -> None:
     free = sum(layer.parameters for layer in inspection.layers if layer.group_indices)
     macs = sum(layer.macs for layer in inspection.layers)
     share = percent(free / parameters) if parameters else "none"
-    output.line(f"Model   {parameters:,} parameters, {macs:,} MACs per sample")
+    # Products of two activations, as in attention, belong to no layer.
+    output.line(f"Model   {parameters:,} parameters; its layers take {macs:,} MACs per sample")
     output.line(f"Free    {share} of the parameters are in layers that can shrink")
     _layers(inspection, output)
     _groups(inspection, output)

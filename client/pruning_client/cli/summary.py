@@ -37,9 +37,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"{delta} in {interval_text(metric, interval(accuracy))}",
         )
     ]
-    sparsity = number(section(report, "strategy"), "achieved_sparsity")
-    nonzero = (number(before, "nonzero_parameters"), number(after, "nonzero_parameters"))
-    rows.append(("nonzero weights", _count(nonzero[0]), _count(nonzero[1]), _percent("sparsity", sparsity)))
+    rows += _removed(section(report, "strategy"), before, after)
     sizes = (number(before, "bytes"), number(after, "bytes"))
     rows.append(("file", _size(sizes[0]), _size(sizes[1]), _ratio(*sizes)))
     macs = (number(before, "macs"), number(after, "macs"))
@@ -48,6 +46,20 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     times = tuple(number(section(model, "latency_seconds"), "p50") for model in (before, after))
     rows.append((_latency_name(after), _time(times[0]), _time(times[1]), _ratio(*times)))
     return rows
+
+
+def _removed(strategy: Any, before: Any, after: Any) -> list[tuple[str, str, str, str]]:
+    sparsity, channels = number(strategy, "achieved_sparsity"), number(strategy, "removable_channels")
+    nonzero = (number(before, "nonzero_parameters"), number(after, "nonzero_parameters"))
+    if channels is None:
+        return [("nonzero weights", _count(nonzero[0]), _count(nonzero[1]), _percent("sparsity", sparsity))]
+    # Where channels go, sparsity is their fraction, not that of the weights.
+    left = channels - (number(strategy, "removed_channels") or 0)
+    unit = "removable heads" if text(strategy, "granularity") == "head" else "removable channels"
+    return [
+        (unit, _count(channels), _count(left), _percent("sparsity", sparsity)),
+        ("nonzero weights", _count(nonzero[0]), _count(nonzero[1]), _ratio(*nonzero)),
+    ]
 
 
 def _latency_name(cost: Any) -> str:

@@ -68,6 +68,8 @@ class PageView:
     cost: list[Row]
     layers: list[Row]
     layers_left_out: int
+    layers_cut: bool
+    proof: list[Row]
     frozen: list[Row]
     strategy: list[Row]
     recovery: list[Row]
@@ -98,6 +100,8 @@ def build_view(report: Section) -> PageView:
         cost=_cost(section(report, "cost")),
         layers=layers[:MAX_ROWS],
         layers_left_out=max(len(layers) - MAX_ROWS, 0),
+        layers_cut=any(section(layer, "kept") for layer in items(report, "layers")),
+        proof=_proof(section(report, "verify")),
         frozen=[_frozen(finding) for finding in items(report, "frozen")[:MAX_ROWS]],
         strategy=_facts(section(report, "strategy"), leave_out=("notes", "recovery")),
         recovery=_facts(section(report, "strategy", "recovery"), leave_out=("history", "select")),
@@ -226,6 +230,21 @@ def _layer(layer: object) -> Row:
 
 def _shape(sizes: list[object]) -> str:
     return "x".join(printable(size, 20) for size in sizes[:10])
+
+
+def _proof(verify: Section) -> list[Row]:
+    errors = (
+        ("largest relative error", "max_relative_error", "dtype"),
+        ("with random weights", "max_relative_error_randomized", "dtype_randomized"),
+        ("in the model's own precision", "half_precision_difference", ""),
+    )
+    rows = []
+    for label, key, dtype in errors:
+        value, kind = number(verify, key), printable(text(verify, dtype), 80)
+        if value is not None:
+            rows.append(Row(f"{label}, {kind}" if kind else label, (f"{value:.2g}",)))
+    shown = {name: value for name, value in verify.items() if name in ("batch_sizes", "methods", "train_mode", "notes")}
+    return rows + _facts(shown)
 
 
 def _frozen(finding: object) -> Row:

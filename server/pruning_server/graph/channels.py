@@ -39,6 +39,7 @@ class Channels:
         self._parents: list[int] = []
         self._causes: dict[int, dict[Cause, None]] = {}
         self._consumers: set[int] = set()
+        self._made_of: dict[int, set[int]] = {}
         self._heads: set[int] = set()
         self._contracted: list[tuple[Ids, Cause]] = []
         self._shifted: list[Ids] = []
@@ -114,8 +115,23 @@ class Channels:
         return tuple(self._causes.get(self.find(element), ()))
 
     def mark_consumer(self, ids: Ids) -> None:
-        """These elements of stored tensors multiply a channel: zeros there switch it off."""
-        self._consumers.update(element for element in np.unique(ids).tolist() if element != FIXED)
+        """These elements of stored tensors multiply a channel: zeros there, and in what they are made of, switch it off."""
+        waiting = [element for element in np.unique(ids).tolist() if element != FIXED]
+        while waiting:
+            element = waiting.pop()
+            if element not in self._consumers:
+                self._consumers.add(element)
+                waiting += self._made_of.get(element, ())
+
+    def mark_made_of(self, ids: Ids, sources: Sequence[Ids]) -> None:
+        """Elements of a value that is computed from stored tensors: those of the same class in these take part in it."""
+        members: dict[int, set[int]] = {}
+        for source in sources:
+            for element in np.unique(source).tolist():
+                members.setdefault(self.find(element), set()).add(element)
+        for element in np.unique(ids).tolist():
+            if element != FIXED:
+                self._made_of.setdefault(element, set()).update(members.get(self.find(element), set()) - {element})
 
     def is_consumer(self, element: int) -> bool:
         """Whether `mark_consumer` named this element itself."""

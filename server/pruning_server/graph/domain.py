@@ -23,6 +23,10 @@ class UnsupportedNodeError(RuntimeError):
     """A node that cannot be executed outside torch's own interpreter."""
 
 
+class EndlessLoopError(RuntimeError):
+    """Code that is only explored goes round and round."""
+
+
 @dataclass(frozen=True)
 class ModuleRef:
     """A submodule as a value: where it was found, and itself."""
@@ -45,10 +49,12 @@ class Domain:
     Attributes:
         explores: branches that a run does not take are run too, where that has no effects, and merged.
         exploring: how many such branches deep the run is at this moment.
+        explored_rounds: rounds of loops so far in the outermost of them.
     """
 
     explores = False
     exploring = 0
+    explored_rounds = 0
 
     def constant(self, step: Step, value: Any) -> Any:
         """A constant of the graph as a value."""

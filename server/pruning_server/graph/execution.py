@@ -12,12 +12,20 @@ from typing import Any
 import torch
 
 from pruning_server.graph import ir
-from pruning_server.graph.domain import Domain, Instance, ModelRaisedError, ModuleRef, UnsupportedNodeError
+from pruning_server.graph.domain import (
+    Domain,
+    EndlessLoopError,
+    Instance,
+    ModelRaisedError,
+    ModuleRef,
+    UnsupportedNodeError,
+)
 from pruning_server.graph.natives import ON_CONTAINERS, STRUCTURE, is_instance
 from pruning_server.graph.program import Method, Program, Step, compile_graph
 from pruning_server.graph.slots import Places, find_places
 
 _TRAINING = "training"
+_MOST_EXPLORED_ROUNDS = 256
 
 
 class Executor:
@@ -38,6 +46,8 @@ class Executor:
         settable: frozenset[str] = frozenset(),
     ) -> None:
         self.settable = settable
+        # Steps whose other branch has a loop that does not end.
+        self.endless: set[int] = set()
         self._places = places or find_places(module)
         self._module = module
         self._domain = domain or Domain()
@@ -284,11 +294,16 @@ class _Frame:
 
     def _explored(self, step: Step, block: Program, results: Sequence[Any]) -> bool:
         """Runs the branch that was not taken and lets the domain merge it; False where that is not possible."""
-        if not (self._domain.explores and block.harmless):
+        if not (self._domain.explores and block.harmless) or id(step) in self._executor.endless:
             return False
+        if not self._domain.exploring:
+            self._domain.explored_rounds = 0
         self._domain.exploring += 1
         try:
             self._domain.merge(step, results, self._block(block))
+        except EndlessLoopError:
+            self._executor.endless.add(id(step))
+            return False
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return False  # it was never meant for these values
         finally:
@@ -301,6 +316,7 @@ class _Frame:
         open_ended = not (step.inputs[0] in self._fixed and step.inputs[1] in self._fixed)
         count = 0
         while count < trips and self._domain.control(step, 1, going):
+            self._count_round()
             self._values.update(zip(body.inputs, [count, *carried], strict=True))
             self._fixed.difference_update(body.inputs)
             going, *after = self._block(body)
@@ -310,6 +326,13 @@ class _Frame:
         if not count and open_ended:
             self._domain.skip(step, body, self._captured(body, step), carried)
         return carried
+
+    def _count_round(self) -> None:
+        """In a branch that was not taken a loop may never end, since its condition is not met as it would be."""
+        if self._domain.exploring:
+            self._domain.explored_rounds += 1
+            if self._domain.explored_rounds > _MOST_EXPLORED_ROUNDS:
+                raise EndlessLoopError("a branch that was not taken does not come to an end")
 
     def _captured(self, block: Program, step: Step) -> list[Any]:
         return [self._values[number] for number in step.captured if number in self._values and _reads(block, number)]

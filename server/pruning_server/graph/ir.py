@@ -166,16 +166,32 @@ def required_types(module: Module, method: str) -> tuple[str, ...]:
 
 def inlined_copy(module: Module, method: str) -> Graph:
     """A private copy of a method's graph with every call inlined (calls through an interface stay)."""
-    graph = module._c._get_method(method).graph.copy()
-    torch._C._jit_pass_inline(graph)
-    return graph
+    return _inlined(module._c._get_method(method).graph.copy())
 
 
 def inline_in_place(module: Module, method: str) -> Graph:
     """Inlines the method's own graph and returns it: edits to it are what the archive will hold."""
-    graph = module._c._get_method(method).graph
-    torch._C._jit_pass_inline(graph)
+    return _inlined(module._c._get_method(method).graph)
+
+
+# Deeper nesting of calls than any code has.
+_MOST_LEVELS = 200
+
+
+def _inlined(graph: Graph) -> Graph:
+    """Inlines level by level: what was first compiled with optimization switched off comes back one level at a time."""
+    for _ in range(_MOST_LEVELS):
+        torch._C._jit_pass_inline(graph)
+        if not any(_can_be_inlined(node) for node in walk(graph)):
+            break
     return graph
+
+
+def _can_be_inlined(node: Node) -> bool:
+    """Whether a node is a call whose code is known; that of a call through an interface is not."""
+    if node.kind() == "prim::CallMethod":
+        return type_kind(next(iter(node.inputs()))) != "InterfaceType"
+    return node.kind() == "prim::CallFunction"
 
 
 def method_graph(module: Module, method: str) -> Graph | None:

@@ -20,6 +20,8 @@ from pruning_server.pruning.criteria import Criterion
 from pruning_server.pruning.criteria.base import ChannelScore
 from pruning_server.pruning.scoring import check_finite, seed_of
 
+_BLOCK_ELEMENTS = 1 << 18
+
 Tensors = Callable[[str], torch.Tensor]
 Scored = Mapping[int, tuple[Member, ...]]
 
@@ -100,8 +102,12 @@ def _rows(member: Member) -> torch.Tensor:
 
 
 def _sum_over_others(scores: torch.Tensor, axis: int) -> torch.Tensor:
-    others = [other for other in range(scores.dim()) if other != axis]
-    return scores.sum(dim=others, dtype=torch.float64) if others else scores.double()
+    """Sums in float64 along all other axes, block by block: widened at once, a large kernel would take several times its memory."""
+    lines = scores.movedim(axis, 0)
+    if lines.dim() == 1:
+        return lines.double()
+    rows = max(1, _BLOCK_ELEMENTS // max(1, lines[0].numel()))
+    return torch.cat([block.flatten(1).sum(dim=1, dtype=torch.float64) for block in lines.split(rows)])
 
 
 def _relative(sums: torch.Tensor, usual: torch.Tensor, members: tuple[Member, ...]) -> torch.Tensor:

@@ -77,7 +77,7 @@ def check_implemented(spec: PruningSpec) -> None:
     """
     feature = next(_missing_features(spec), None)
     if feature is not None:
-        raise NotImplementedFeatureError(feature)
+        raise NotImplementedFeatureError(feature, _instead(spec))
 
 
 def find_problems(spec: PruningSpec) -> Iterator[Problem]:
@@ -307,3 +307,15 @@ def _missing_features(spec: PruningSpec) -> Iterator[str]:
         yield "method_samples"
     if spec.evaluation.split.calibrate > 0:
         yield "calibrate split"
+
+
+def _instead(spec: PruningSpec) -> str:
+    """What fits a target and a granularity that do not go together; empty where they do."""
+    granularity, target = spec.strategy.granularity, spec.target
+    if target is None or target.kind in (possible := IMPLEMENTED_TARGETS.get(granularity, frozenset())):
+        return ""
+    others = " or ".join(one.value for one, kinds in IMPLEMENTED_TARGETS.items() if target.kind in kinds)
+    targets = f"with {granularity.value} give {' or '.join(sorted(possible))}" if possible else ""
+    return ", or ".join(
+        part for part in (targets, others and f"for {target.kind.value} ask for granularity {others}") if part
+    )

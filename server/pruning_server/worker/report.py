@@ -124,7 +124,7 @@ def _strategy(job: WorkerJob, results: Results) -> StrategySection:
         *plan.notes,
         *results.trained.notes,
         *results.final.compacted.notes,
-        *(() if results.final.compacted.cut else (SPARSE_IS_NOT_FASTER,)),
+        *((SPARSE_IS_NOT_FASTER,) if isinstance(plan, PruningPlan) and not results.final.compacted.cut else ()),
     )
     return StrategySection(
         name="static",
@@ -195,10 +195,9 @@ def _layers(results: Results) -> tuple[LayerSection, ...]:
     for cut in compacted.cut:
         kept.setdefault(compacted.names.get(cut.tensor, cut.tensor), {})[str(cut.axis)] = cut.kept
     listed = observed.survey.weights if results.pruned.cut else observed.selection.weights
-    kinds = {weight.name: weight.kind.value for weight in listed}
-    return tuple(
-        _layer(results, name, kinds.get(name, "tensor"), kept.get(name, {})) for name in dict.fromkeys([*kinds, *kept])
-    )
+    kinds = {weight.name: weight.kind.value for weight in observed.survey.weights}
+    names = dict.fromkeys([*(weight.name for weight in listed), *kept])
+    return tuple(_layer(results, name, kinds.get(name, "tensor"), kept.get(name, {})) for name in names)
 
 
 def _layer(results: Results, name: str, kind: str, kept: dict[str, tuple[int, ...]]) -> LayerSection:

@@ -24,7 +24,7 @@ from pruning_server.graph.coupling.values import (
     tensors_in,
     unlabel,
 )
-from pruning_server.graph.coupling.zeros import bends, keeps_zeros
+from pruning_server.graph.coupling.zeros import bends, keeps_zeros, shifted_maps
 from pruning_server.graph.domain import Domain, call_operator
 from pruning_server.graph.execution import Executor, compile_methods
 from pruning_server.graph.program import Method, Program, Step, all_steps
@@ -33,7 +33,7 @@ from pruning_server.graph.state import StateGuard
 
 # A size that reaches these as a shape adapts by itself, or is adapted by surgery.
 _SHAPE_OPS = """
-    view _unsafe_view reshape expand unflatten split_with_sizes unsafe_split_with_sizes repeat zeros ones full empty
+    view _unsafe_view reshape expand unflatten split_with_sizes unsafe_split_with_sizes zeros ones full empty
     new_zeros new_ones new_full new_empty broadcast_to slice narrow
 """
 _SHAPED = frozenset(f"aten::{name}" for name in _SHAPE_OPS.split())
@@ -42,7 +42,13 @@ _RELAYS = frozenset(
     f"aten::{name}_" for name in ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze", "resize", "set")
 )
 # On lists these take numbers as places or counts, not as content.
-_COUNTING = frozenset({"aten::__getitem__", "aten::select", "aten::slice", "aten::mul", "aten::pop", "aten::Delete"})
+_COUNTING = frozenset(
+    f"aten::{name}" for name in "__getitem__ select slice mul pop Delete insert _set_item get setdefault".split()
+)
+_STORING = frozenset({"aten::insert", "aten::_set_item", "aten::setdefault"})
+# These compare or print the numbers in a list; the others change the list by them, which no edit can make right.
+_READING = frozenset({"aten::__contains__", "aten::format"})
+_ORDERING = frozenset({"aten::sort", "aten::remove"})
 # Nested tensors have no shape that a rule could read; these rules need none.
 _ON_NESTED = frozenset({"aten::_transformer_encoder_layer_fwd"})
 _SPLIT_REASON = "channels that are split into a block must leave a block"
@@ -227,17 +233,28 @@ class Tracer(Domain):
             self._freeze(labelled, self._cause(step, f"this form of {step.op} cannot be followed"))
             values = [_wrapped(result) for result in results]
         values = self._written(call, step, inputs, values)
+        if len(labelled) > 1 and all(value.stored for value in labelled):
+            self._pair(labelled, values)
         if labelled and not keeps_zeros(step.op, inputs):
             self._shift(step, labelled)
+        elif isinstance(values[0], Labelled):
+            for one in shifted_maps(step.op, call.arguments, values[0]):
+                self.channels.mark_shifted(one.ids)
         if labelled and bends(step.op):
             self._mix(labelled, list(tensors_in(inputs)))
         self._visit(step, seen, values)
         return values
 
     def touch(self, step: Step, inputs: Sequence[Any]) -> None:
-        """A size that counts or picks elements of a list keeps its value."""
+        """A size that counts or picks elements of a list, or is a key, keeps its value."""
         if step.op in _COUNTING:
-            self._pin_sizes(step, [None, *inputs[1:]])
+            self._pin_sizes(step, [None, *inputs[1 : 2 if step.op in _STORING else None]])
+        elif step.op in _READING:
+            self._pin_sizes(step, inputs)
+        elif step.op == "prim::DictConstruct":
+            self._pin_sizes(step, [None if number % 2 else value for number, value in enumerate(inputs)])
+        elif step.op in _ORDERING:
+            self._freeze_sizes(list(inputs), self._cause(step, "the sizes in a list are compared"))
 
     def control(self, step: Step, position: int, value: Any) -> Any:
         """Control flow must not change with the channels."""
@@ -315,6 +332,13 @@ class Tracer(Domain):
                 if value.stored and bends(step.op):
                     cause = self._cause(step, "zeros in a stored tensor do not switch it off, because of this op")
                     self.channels.mark_bent(one.ids, cause)
+
+    def _pair(self, labelled: Sequence[Labelled], values: Sequence[Any]) -> None:
+        """Stored tensors that make one weight together are switched off together."""
+        given = [one.ids for value in labelled for one in value.maps]
+        for value in tensors_in(list(values)):
+            for one in value.maps:
+                self.channels.mark_made_of(one.ids, given)
 
     def _mix(self, labelled: Sequence[Labelled], operands: Sequence[Labelled]) -> None:
         """A value that is the same for all channels of a sample may differ from sample to sample."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruning_server.graph.coupling.rules.elementwise import RULES as ELEMENTWISE
-from pruning_server.graph.coupling.values import Labelled, tensors_in
+from pruning_server.graph.coupling.values import Labelled, Maps, tensors_in
 
 # Each value from the same place of the first tensor, with f(0) = 0.
 _ALWAYS = """
@@ -31,17 +31,64 @@ _ALWAYS = """
 _KEEPS = frozenset(f"aten::{name}" for name in _ALWAYS.split()) | {"prim::data", "prim::dtype", "prim::device"}
 _DIVISIONS = frozenset({"aten::div", "aten::divide", "aten::true_divide", "aten::floor_divide"})
 _SUMS = frozenset({"aten::add", "aten::sub", "aten::subtract"})
+_PRODUCT_SUMS = frozenset({"aten::addmm", "aten::baddbmm"})
+_LINEAR = frozenset({"aten::linear"})
+_CONVOLUTIONS = frozenset(
+    f"aten::{name}"
+    for name in """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
+    """.split()
+)
+_OVER_LAST = frozenset({"aten::layer_norm"})
+_PER_CHANNEL = frozenset(f"aten::{name}" for name in "batch_norm instance_norm native_batch_norm group_norm".split())
+_BIASED = _LINEAR | _CONVOLUTIONS | _OVER_LAST | _PER_CHANNEL
 
 
 def keeps_zeros(op: str, inputs: Sequence[Any]) -> bool:
     """Whether channels that are zero in every labelled input are zero in the results, or are gone from them."""
-    op = op[:-1] if op.endswith("_") and not op.endswith("__") else op
+    op = _plain(op)
     if op in _DIVISIONS:
         return not (isinstance(inputs[1], Labelled) and inputs[1].maps)
     if op in _SUMS:
         tensors = list(tensors_in(list(inputs[:2])))
         return len(tensors) == 2 and all(one.maps for one in tensors)
     return op in _KEEPS
+
+
+def shifted_maps(op: str, arguments: Mapping[str, Any], result: Labelled) -> Maps:
+    """The labels of a result to whose zeros something is added that these labels do not switch off."""
+    op, dims = _plain(op), len(result.shape)
+    if op in _SUMS:
+        addends = [_covered(value, dims) for value in list(arguments.values())[:2]]
+    elif op in _PRODUCT_SUMS:
+        addends = [_covered(next(iter(arguments.values())), dims)]
+    elif op in _BIASED:
+        addends = _biases(op, arguments, dims)
+    else:
+        return ()
+    return tuple(one for one in result.maps if not all(set(one.axes) <= covered for covered in addends))
+
+
+def _biases(op: str, arguments: Mapping[str, Any], dims: int) -> list[set[int]]:
+    """The axis on which each vector that the op adds lies; none for one over the axes of a layer norm."""
+    vectors = [arguments.get(name) for name in ("bias", "running_mean")]
+    if op in _CONVOLUTIONS:
+        axis = dims - len(arguments["weight"].shape) + 1
+    else:
+        axis = dims - 1 if op in _LINEAR else 1
+    found = [value for value in vectors if isinstance(value, Labelled)]
+    return [{axis} if value.maps and op not in _OVER_LAST else set() for value in found]
+
+
+def _covered(value: Any, dims: int) -> set[int]:
+    """The axes of a result of so many on which an operand has labels."""
+    if not isinstance(value, Labelled):
+        return set()
+    return {axis + dims - len(value.shape) for one in value.maps for axis in one.axes}
+
+
+def _plain(op: str) -> str:
+    return op[:-1] if op.endswith("_") and not op.endswith("__") else op
 
 
 def bends(op: str) -> bool:

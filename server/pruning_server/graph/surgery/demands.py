@@ -70,25 +70,27 @@ def _slice(sight: Sight, collector: Collector) -> None:
         collector.refuse(sight, "channels are picked in steps")
         return
     for name in ("start", "end"):
-        bound = sight.argument(name)
-        if bound is None or bound >= size or bound == 0:
-            continue
-        if bound < 0 and line is not None and not sight.is_constant(name):
+        bound, constant = sight.argument(name), sight.is_constant(name)
+        if bound is None or bound == 0 or (constant and not -size < bound < size):
+            continue  # it is beyond the ends, and stays there
+        if bound < 0 and line is not None and not constant:
             collector.refuse(sight, "channels are counted from the end by a number that is computed")
             return
-        collector.resize(sight, name, None, None if line is None else line[: bound % size if bound < 0 else bound])
+        inside = line is not None and bound <= size
+        collector.resize(sight, name, None, line[: bound % size if bound < 0 else bound] if inside else None)
 
 
 def _narrow(sight: Sight, collector: Collector) -> None:
     source = sight.tensor("self")
-    if source is None or not isinstance(sight.argument("start"), int):
+    if source is None:
         return
     axis = int(sight.argument("dim")) % len(source.shape)
     line, start, length = sight.line(source, axis), sight.argument("start"), int(sight.argument("length"))
-    if start < 0 and line is not None:
-        collector.refuse(sight, "channels are counted from the end")
+    if line is not None and (not isinstance(start, int) or start < 0):
+        collector.refuse(sight, "channels are counted from the end, or from a place that a tensor names")
         return
-    collector.resize(sight, "start", None, None if line is None else line[:start])
+    if isinstance(start, int):
+        collector.resize(sight, "start", None, None if line is None else line[:start])
     collector.resize(sight, "length", None, None if line is None else line[start : start + length])
 
 

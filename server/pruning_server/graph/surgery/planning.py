@@ -95,7 +95,9 @@ class _Planner:
         place = self._places.get(id(seen.node))
         cause = _cause(seen.node, "its size is used in a computation that cannot be edited")
         spot = (place, id(seen.node), seen.position, seen.element, seen.elements)
-        self._put(spot, _Number(None, Length.of(line, self._channels)), cause)
+        number, known = _Number(None, Length.of(line, self._channels)), self._numbers.get(spot)
+        if known is None or known.read != number.read:  # else the op's own demand says what it becomes
+            self._put(spot, number, cause)
 
     def edits(self) -> tuple[Edit, ...]:
         """What is left to do once everything is frozen that must be."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
+from pruning_server.evaluation.cost import count_parameters
 from pruning_server.graph.modules import get_tensor
 from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
@@ -80,6 +81,7 @@ def prune(
         raise JobFailureError(Reason.INTERNAL, "Channels were planned that were never observed; please report this.")
     archive, cut = remove_channels(loaded.archive, observed.channels, plan.removal, folder.path(SHRUNK_FILE))
     subject = thaw(archive.load())
-    before, after = (sum(p.numel() for p in one.state_dict().values()) for one in (loaded.subject, subject))
+    # As the report counts them; a state_dict leaves out what was thawed.
+    before, after = observed.parameters.parameters, count_parameters(subject).parameters
     story.count(parameters_processed=before, parameters_removed=before - after)
     return Pruned(plan, archive, subject, cut)

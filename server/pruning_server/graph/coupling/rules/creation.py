@@ -15,7 +15,11 @@ def uniform(call: Call) -> list[Any]:
     shape = call.results[0].shape
     maps: Maps = ()
     for axis, size in enumerate(shape):
-        maps += single(call.channels.create(size), axis, len(shape)) if size > 1 else ()
+        if size > 1:
+            copies = call.channels.create(size)
+            if "zeros" not in call.op:
+                call.channels.mark_shifted(copies)  # nothing stored makes them zero
+            maps += single(copies, axis, len(shape))
     return [call.result(maps)]
 
 

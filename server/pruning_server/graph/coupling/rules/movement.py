@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pruning_server.graph.channels import Ids
@@ -15,7 +16,7 @@ from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, as_ten
 
 _MOVES = """
     view _unsafe_view reshape view_as reshape_as permute transpose t numpy_T adjoint mT matrix_H mH movedim moveaxis
-    swapaxes swapdims flatten unflatten ravel squeeze unsqueeze slice narrow
+    swapaxes swapdims flatten unflatten ravel unsqueeze slice narrow
     chunk unsafe_chunk split unsafe_split split_with_sizes unsafe_split_with_sizes tensor_split hsplit vsplit dsplit
     flip fliplr flipud repeat tile pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
     atleast_1d atleast_2d atleast_3d
@@ -38,7 +39,13 @@ def move(call: Call) -> list[Any]:
 
 def repeat_each(call: Call) -> list[Any]:
     """`repeat_interleave`; one overload has no value, only numbers of repetitions."""
-    return freeze_all(call) if call["self"] is None else move(call)
+    source, times, axis = call["self"], call["repeats"], call["dim"]
+    if source is None:
+        return freeze_all(call)
+    if not isinstance(times, Labelled):
+        return move(call)
+    call.freeze(times, "it says which elements are taken")
+    return _moved(call, source, call.held(source, axis_list(axis, len(source.shape)), "its elements are repeated by a list"))
 
 
 def _moved(call: Call, source: Labelled, maps: Maps) -> list[Any]:
@@ -77,6 +84,17 @@ def _place(call: Call, moved: Sequence[Ids]) -> Maps:
     return tuple(placed)
 
 
+def squeeze(call: Call) -> list[Any]:
+    """An axis of more than one channel stays in place; it would go if only one were left."""
+    source = call["self"]
+    for axis in axis_list(call["dim"], len(source.shape)):
+        found = source.map_at(axis)
+        if found is not None:
+            two = np.take(found.ids, [0, 1], axis)
+            call.channels.freeze(two, call.cause("an axis of one channel would be squeezed, so that two must stay"))
+    return move(call)
+
+
 def pick(call: Call) -> list[Any]:
     """`select` and `unbind`: nothing may be removed along the axis that is counted."""
     source = call["self"]
@@ -111,12 +129,15 @@ def expand(call: Call) -> list[Any]:
     for axis, size in enumerate(moved.shape):
         own = axis - (dims - len(source.shape))
         if size > 1 and (own < 0 or source.shape[own] == 1):
-            maps += single(call.channels.create(size), axis, dims)
+            copies = call.channels.create(size)
+            call.channels.mark_shifted(copies)  # nothing stored makes them zero
+            maps += single(copies, axis, dims)
     return [Labelled(moved.tensor, maps, moved.stored)]
 
 
 RULES: Mapping[str, Rule] = {
     **named(_MOVES, move),
+    **named("squeeze", squeeze),
     **named("select unbind", pick),
     **named("roll unfold index_select diagonal", hold_named_axes),
     **named("index _unsafe_index", index),

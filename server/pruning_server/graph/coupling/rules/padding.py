@@ -37,7 +37,10 @@ def _padded(call: Call, value: Labelled, axis: int, widths: Sequence[int]) -> Ma
     before, after = widths
     line = line[max(-before, 0) : len(line) - max(-after, 0)]
     create = call.channels.create
-    return single(np.concatenate([create(max(before, 0)), line, create(max(after, 0))]), axis, len(value.shape))
+    added = [create(max(width, 0)) for width in widths]
+    if call["value"]:
+        call.channels.mark_shifted(np.concatenate(added))  # nothing stored makes them zero
+    return single(np.concatenate([added[0], line, added[1]]), axis, len(value.shape))
 
 
 def pad_space(call: Call) -> list[Any]:
