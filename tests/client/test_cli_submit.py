@@ -98,7 +98,7 @@ def every_flag() -> list[object]:
         "--epochs", 3, "--seed", 7, "--timeout", 90.5, "--task", "classification", "--loss", "cross-entropy",
         "--scale", 0.5, "--mean=0.1,-0.2,0.3", "--std", "1,2,3", "--layout", "nhwc", "--arg", "1=16000",
         "--arg", "2=0.5", "--arg", "3=true", "--arg", "4=text", "--arg", '5="7"', "--margin", 0.02,
-        "--require-verdict", "pass",
+        "--require-verdict", "pass", "--output-selector", "0.logits", "--exclude-layers", "fc", "--exclude-layers", "stem.*",
     ]  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def test_every_flag_arrives(submit: Callable[..., Any], server: FakeServer, inpu
     assert values == {1: 16000, 2: 0.5, 3: True, 4: "text", 5: "7"}
     assert [a.WhichOneof("value") for a in spec.arguments][:2] == ["int_value", "float_value"]
     assert (spec.evaluation.margin, spec.evaluation.required_verdict) == (0.02, spec_pb2.VERDICT_PASS)
+    assert (spec.output_selector, list(spec.exclude_layers)) == ("0.logits", ["fc", "stem.*"])
     assert spec.train.artifact_id == spec.validation.artifact_id != spec.model.artifact_id
 
 

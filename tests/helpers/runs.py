@@ -24,12 +24,14 @@ from pruning_server.jobs.events import CheckPassed, RunFailed, RunSucceeded, Wor
 from pruning_server.jobs.workspace import (
     JOB_FILE,
     LOSS_FILE,
+    METHOD_STEM,
     MODEL_FILE,
     PRUNED_FILE,
     REPORT_FILE,
     TRAIN_STEM,
     VALIDATION_STEM,
     InputFile,
+    MethodFile,
     WorkerJob,
 )
 from pruning_server.spec.base import to_json
@@ -81,6 +83,7 @@ def make_workspace(
     *,
     train: Mapping[str, np.ndarray] | None = None,
     loss: torch.jit.ScriptModule | None = None,
+    methods: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     threads: int = 1,
 ) -> Path:
     """Lays the folder of a run out as the executor does, through the gate's own re-packing."""
@@ -94,6 +97,10 @@ def make_workspace(
         validation=_dataset(root, f"{VALIDATION_STEM}.npz", data),
         train=_dataset(root, f"{TRAIN_STEM}.npz", train) if train is not None else None,
         loss_module=_model(root, LOSS_FILE, loss) if loss is not None else None,
+        methods=tuple(
+            MethodFile(method=name, file=_dataset(root, f"{METHOD_STEM}-{number}.npz", arrays))
+            for number, (name, arrays) in enumerate((methods or {}).items())
+        ),
         device="cpu",
         threads=threads,
         created="2026-01-01T00:00:00Z",

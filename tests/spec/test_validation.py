@@ -352,7 +352,6 @@ def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advi
         (target(TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
         ({"task": Task.SEGMENTATION}, "segmentation task"),
         ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),
-        ({"method_samples": (MethodSamples(method="f", samples=ArtifactRef(artifact_id="a")),)}, "method_samples"),
         ({"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.1, report=0.3, calibrate=0.1))}, "calibrate"),
     ],
 )

@@ -12,13 +12,14 @@ import torch
 
 from helpers import zoo
 from helpers.resnet import MEAN, STD, trained_resnet
-from helpers.runs import make_spec, make_workspace, run_here
+from helpers.runs import REF, make_spec, make_workspace, run_here
 from helpers.shared_data import shared_file
 from pruning_server.jobs.events import CountersAdded
 from pruning_server.spec.request import (
     FineTune,
     Granularity,
     Layout,
+    MethodSamples,
     Preprocessing,
     Recovery,
     ScalarArgument,
@@ -151,3 +152,46 @@ def test_a_job_that_keeps_every_channel_says_nothing_of_zeros(prune: Callable) -
     )  # fmt: skip
     assert ran.report["strategy"]["removed_channels"] == 0
     assert not [note for note in ran.report["strategy"]["notes"] if "Zeros" in note]
+
+
+class TwoWays(torch.nn.Module):
+    """A second method that takes other inputs and shares weights with forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 16)
+        self.own = torch.nn.Linear(16, 10)
+        self.second = torch.nn.Linear(10, 3)
+        self.other = torch.nn.Linear(16, 12)
+        self.last = torch.nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.own(torch.relu(self.first(x)))))
+
+    @torch.jit.export
+    def compare(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        z = torch.relu(self.first(x)) - torch.relu(self.first(y))
+        return self.last(torch.tanh(self.other(z.view(-1, 16))))
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_samples_of_another_method_free_what_only_it_uses(sent: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = RNG.normal(size=(120, 6)).astype(np.float32)
+    data = {"inputs_0": inputs[:40], "inputs_1": inputs[40:80]}
+    methods = {"compare": data} if sent else {}
+    spec = make_spec(
+        target(TargetKind.SPARSITY, 0.5), strategy=CHANNELS, fine_tune=QUICK,
+        method_samples=tuple(MethodSamples(method=name, samples=REF) for name in methods),
+    )  # fmt: skip
+    root = make_workspace(
+        tmp_path / "run", zoo.scripted(TwoWays().eval()), {"inputs": inputs}, spec, methods=methods
+    )  # fmt: skip
+    ran = run_here(root)
+    ran.check()
+    shapes = {layer["name"]: layer["shape_after"] for layer in ran.report["layers"]}
+    assert (shapes["first.weight"][0] < 16) == sent
+    assert (shapes["other.weight"][0] < 12) == sent
+    frozen = {use["reason"] for use in ran.report["frozen"]}
+    assert any("send samples for it" in reason for reason in frozen) != sent
+    assert ("compare" in ran.report["verify"]["methods"]) == sent

@@ -181,6 +181,13 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
         type=channels,
         help="channel: kept ones are rounded up to a multiple (default: 8 for layers of 64 and more, else 1)",
     )
+    group.add_argument(
+        "--exclude-layers",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="layer to leave alone, * and ? are wildcards; again for more",
+    )
     group.add_argument("--condition", metavar="EXPR", help="conditional: a comparison over features")
     group.add_argument("--schedule", metavar="NAME", help="dynamic: how sparsity grows")
     group.add_argument("--continue-from", metavar="JOB", help="dynamic: an earlier job to prune on from")
@@ -244,6 +251,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--std", metavar="A,B,C", type=types.positive_numbers, default=(), help="divided by, per channel (default: 1)"
     )
     group.add_argument("--layout", choices=tuple(Layout), help="order of the axes of stored images (default: nchw)")
+    group.add_argument(
+        "--output-selector",
+        metavar="logits",
+        default="",
+        help="part of a dict, tuple or list output that is judged: a key, an index, or 0.logits",
+    )
     _add_arguments(group)
 
 

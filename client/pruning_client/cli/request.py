@@ -79,6 +79,8 @@ def build_submission(options: Namespace) -> Submission:
         task=None if options.task is None else Task(options.task),
         loss=_loss(options.loss),
         arguments=arguments_by_position(options.arg),
+        output_selector=options.output_selector,
+        exclude_layers=tuple(options.exclude_layers),
         seed=options.seed,
         timeout_seconds=options.timeout,
     )

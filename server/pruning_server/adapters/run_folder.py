@@ -78,6 +78,13 @@ class RunFolder:
             validation=packer.pack(spec.validation, ArtifactKind.DATASET, workspace.VALIDATION_STEM),
             train=packer.pack(spec.train, ArtifactKind.DATASET, workspace.TRAIN_STEM) if spec.train else None,
             loss_module=packer.pack(loss, ArtifactKind.LOSS, workspace.LOSS_FILE) if loss else None,
+            methods=tuple(
+                workspace.MethodFile(
+                    method=item.method,
+                    file=packer.pack(item.samples, ArtifactKind.DATASET, f"{workspace.METHOD_STEM}-{number}"),
+                )
+                for number, item in enumerate(spec.method_samples)
+            ),
             device=device,
             threads=threads,
             created=dt.datetime.fromtimestamp(self.job.create_time, dt.UTC).isoformat(),

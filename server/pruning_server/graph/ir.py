@@ -191,7 +191,7 @@ def _can_be_inlined(node: Node) -> bool:
     """Whether a node is a call whose code is known; that of a call through an interface is not."""
     if node.kind() == "prim::CallMethod":
         return type_kind(next(iter(node.inputs()))) != "InterfaceType"
-    return node.kind() == "prim::CallFunction"
+    return bool(node.kind() == "prim::CallFunction")
 
 
 def method_graph(module: Module, method: str) -> Graph | None:

@@ -4,6 +4,7 @@
     job.json            WorkerJob
     in/model.pt         the archive, as the gate wrote it
     in/validation.npz   or .safetensors; likewise train.*
+    in/method-0.npz     samples of the first exported method that has some, and so on
     in/loss.pt          where the caller sent a loss module
     out/pruned.pt       written by the worker, last of all renamed into place
     out/report.json
@@ -19,6 +20,7 @@ JOB_FILE = "job.json"
 MODEL_FILE = "in/model.pt"
 VALIDATION_STEM = "in/validation"
 TRAIN_STEM = "in/train"
+METHOD_STEM = "in/method"
 LOSS_FILE = "in/loss.pt"
 PRUNED_FILE = "out/pruned.pt"
 REPORT_FILE = "out/report.json"
@@ -33,6 +35,13 @@ class InputFile(Value, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class MethodFile(Value, frozen=True, kw_only=True):
+    """Samples of an exported method other than forward."""
+
+    method: str
+    file: InputFile
+
+
 class WorkerJob(Value, frozen=True, kw_only=True):
     """Everything that a worker is told: `job.json`."""
 
@@ -43,6 +52,7 @@ class WorkerJob(Value, frozen=True, kw_only=True):
     validation: InputFile
     train: InputFile | None
     loss_module: InputFile | None
+    methods: tuple[MethodFile, ...] = ()
     # What the executor leased: `cpu` or `cuda:N`, never `auto`.
     device: str
     threads: int

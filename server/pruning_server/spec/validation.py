@@ -303,8 +303,6 @@ def _missing_features(spec: PruningSpec) -> Iterator[str]:
         yield f"{target.kind.value} target with {granularity.value} granularity"
     if spec.task is not None and spec.task not in IMPLEMENTED_TASKS:
         yield f"{spec.task.value} task"
-    if spec.method_samples:
-        yield "method_samples"
     if spec.evaluation.split.calibrate > 0:
         yield "calibrate split"
 

@@ -65,6 +65,7 @@ def _check_zeros(module: torch.jit.ScriptModule, expected: Expected) -> None:
 
 def _prove(folder: RunFolder, expected: Expected, device: str) -> None:
     calls = [Call("forward", expected.arguments(run, device)) for run in expected.meta.runs]
+    calls += [Call(call.method, expected.arguments(call, device)) for call in expected.meta.calls]
     original, shrunk = folder.path(MODEL_FILE), folder.path(PRUNED_FILE)
     prove(
         lambda: load_module(original, device, "model"),

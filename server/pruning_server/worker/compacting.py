@@ -62,7 +62,9 @@ def compact(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained
     folder.write(FILLED_FILE, module.save_to_buffer())
     filled = replace(pruned.archive, path=folder.path(FILLED_FILE))
     try:
-        dead = find_dead_channels(filled.load().eval(), {"forward": sample_runs(observed.feed, observed.rule)})
+        feeds = {"forward": observed.feed, **observed.method_feeds}
+        samples = {name: sample_runs(feed, observed.rule) for name, feed in feeds.items()}
+        dead = find_dead_channels(filled.load().eval(), samples)
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise

@@ -21,6 +21,7 @@ from pruning_server.worker.running import all_tensors
 __all__ = [
     "Expected",
     "Meta",
+    "StoredCall",
     "StoredCut",
     "StoredMask",
     "StoredRun",
@@ -43,6 +44,13 @@ class StoredRun(Value, frozen=True, kw_only=True):
 
     arguments: tuple[StoredTensor | bool | int | float | str, ...]
     outputs: tuple[StoredTensor, ...]
+
+
+class StoredCall(Value, frozen=True, kw_only=True):
+    """A call of a method other than forward, for the proof."""
+
+    method: str
+    arguments: tuple[StoredTensor | bool | int | float | str, ...]
 
 
 class StoredMask(Value, frozen=True, kw_only=True):
@@ -71,6 +79,7 @@ class Meta(Value, frozen=True, kw_only=True):
     runs: tuple[StoredRun, ...]
     masks: tuple[StoredMask, ...]
     cut: tuple[StoredCut, ...] = ()
+    calls: tuple[StoredCall, ...] = ()
 
 
 class Expected:
@@ -89,7 +98,7 @@ class Expected:
         bits = np.unpackbits(self._arrays[mask.array], count=int(np.prod(mask.shape, dtype=np.int64)))
         return torch.from_numpy(bits.astype(bool).reshape(mask.shape))
 
-    def arguments(self, run: StoredRun, device: str) -> tuple[object, ...]:
+    def arguments(self, run: StoredRun | StoredCall, device: str) -> tuple[object, ...]:
         """A run's positional arguments."""
         return tuple(self.tensor(one, device) if isinstance(one, StoredTensor) else one for one in run.arguments)
 
@@ -110,9 +119,13 @@ class Expected:
 
 
 def pack(
-    runs: Sequence[tuple[tuple[object, ...], object]], removed: Mapping[str, torch.Tensor], seed: int, cut: Cut = ()
+    runs: Sequence[tuple[tuple[object, ...], object]],
+    removed: Mapping[str, torch.Tensor],
+    seed: int,
+    cut: Cut = (),
+    calls: Sequence[tuple[str, tuple[object, ...]]] = (),
 ) -> bytes:
-    """The container's bytes for runs (arguments, output), masks (True where removed) and the cut."""
+    """The container's bytes for runs (arguments, output), masks (True where removed), the cut, and calls of methods."""
     arrays: dict[str, np.ndarray] = {}
 
     def store(tensor: torch.Tensor) -> StoredTensor:
@@ -150,7 +163,11 @@ def pack(
         )
         for one in cut
     )
-    meta = Meta(seed=seed, runs=stored_runs, masks=tuple(masks), cut=stored_cut)
+    stored_calls = tuple(
+        StoredCall(method=method, arguments=tuple(_stored_argument(argument, store) for argument in arguments))
+        for method, arguments in calls
+    )
+    meta = Meta(seed=seed, runs=stored_runs, masks=tuple(masks), cut=stored_cut, calls=stored_calls)
     arrays["meta"] = np.frombuffer(to_json(meta), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]

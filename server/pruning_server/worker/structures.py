@@ -71,8 +71,14 @@ class Channels:
         )
 
 
-def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels:
+def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule, methods: Mapping[str, Feed]) -> Channels:
     """Runs a load of the archive on a few of the caller's samples with labels on every axis.
+
+    Args:
+        archive: the caller's.
+        feed: the samples of forward.
+        rule: how the model is called.
+        methods: the samples of other methods.
 
     Raises:
         JobFailureError: NOTHING_PRUNABLE: the code holds something that cannot be followed.
@@ -81,7 +87,8 @@ def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule) -> Channels
     runs = sample_runs(feed, rule)
     torch.manual_seed(rule.seed)
     try:
-        structure = analyse(module, {"forward": runs}, batch_size=rule.exact_batch or BATCH_SIZES[0])
+        samples = {"forward": runs} | {name: sample_runs(one, rule) for name, one in methods.items()}
+        structure = analyse(module, samples, batch_size=rule.exact_batch or BATCH_SIZES[0])
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise

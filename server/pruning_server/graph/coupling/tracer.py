@@ -43,7 +43,7 @@ _RELAYS = frozenset(
 )
 # On lists these take numbers as places or counts, not as content.
 _COUNTING = frozenset(
-    f"aten::{name}" for name in "__getitem__ select slice mul pop Delete insert _set_item get setdefault".split()
+    f"aten::{name}" for name in ["__getitem__", "select", "slice", "mul", "pop", "Delete", "insert", "_set_item", "get", "setdefault"]
 )
 _STORING = frozenset({"aten::insert", "aten::_set_item", "aten::setdefault"})
 # These compare or print the numbers in a list; the others change the list by them, which no edit can make right.

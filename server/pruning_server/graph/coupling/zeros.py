@@ -35,12 +35,10 @@ _PRODUCT_SUMS = frozenset({"aten::addmm", "aten::baddbmm"})
 _LINEAR = frozenset({"aten::linear"})
 _CONVOLUTIONS = frozenset(
     f"aten::{name}"
-    for name in """
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
-    """.split()
+    for name in ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "_convolution", "convolution"]
 )
 _OVER_LAST = frozenset({"aten::layer_norm"})
-_PER_CHANNEL = frozenset(f"aten::{name}" for name in "batch_norm instance_norm native_batch_norm group_norm".split())
+_PER_CHANNEL = frozenset(f"aten::{name}" for name in ["batch_norm", "instance_norm", "native_batch_norm", "group_norm"])
 _BIASED = _LINEAR | _CONVOLUTIONS | _OVER_LAST | _PER_CHANNEL
 
 

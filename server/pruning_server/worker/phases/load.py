@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ class Loaded:
         validation: the set that is split.
         train: the training set, for the generalization gap only.
         loss_module: the caller's loss, in evaluation mode.
+        methods: samples of exported methods other than forward, by name.
     """
 
     archive: ModelArchive
@@ -36,6 +38,7 @@ class Loaded:
     validation: Samples
     train: Samples | None
     loss_module: torch.jit.ScriptModule | None
+    methods: Mapping[str, Samples]
 
 
 def load(job: WorkerJob, folder: RunFolder) -> Loaded:
@@ -58,6 +61,9 @@ def load(job: WorkerJob, folder: RunFolder) -> Loaded:
         validation=read_samples(folder.path(job.validation.path), "validation"),
         train=read_samples(folder.path(job.train.path), "training") if job.train else None,
         loss_module=_loss(job, folder),
+        methods={
+            item.method: read_samples(folder.path(item.file.path), f"{item.method} method's") for item in job.methods
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from pruning_server.worker.facts import check_alike, check_labels, output_facts,
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.judging import Judging, require_numbers
+from pruning_server.worker.methods import find_method_feeds
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.running import CallRule, Subject
 from pruning_server.worker.state import find_state
@@ -47,6 +49,7 @@ class Observed:
         state_names: buffers that a run in evaluation mode changes: the model's own state.
         objective: task and loss.
         judging: how every model of this run is judged; `train_judging` on the training set.
+        method_feeds: how exported methods other than forward are fed, where the caller sent samples.
         channels: what can be removed as a whole; None for jobs that prune single weights.
         splits: rows of the validation set for fit, select and report.
         macs: multiply-accumulates of one sample.
@@ -63,6 +66,7 @@ class Observed:
     objective: Objective
     judging: Judging
     train_judging: Judging | None
+    method_feeds: Mapping[str, Feed]
     channels: Channels | None
     splits: Splits
     macs: Macs
@@ -111,6 +115,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
     rows = list(range(len(output)))
     target = judging.target(rows, output)
     check_loss(judging.loss, output, output if target is None else target)
+    method_feeds = find_method_feeds(loaded.original, loaded.methods, spec.preprocessing, loaded.archive.device)
     splits = split_dataset(
         loaded.validation.inputs,
         loaded.validation.targets,
@@ -130,7 +135,8 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         objective=objective,
         judging=judging,
         train_judging=train_judging,
-        channels=_find_channels(spec, loaded, call),
+        method_feeds=method_feeds,
+        channels=_find_channels(spec, loaded, call, method_feeds),
         splits=splits,
         macs=macs_of_forward(loaded.original, call.feed, rule),
         parameters=count_parameters(loaded.subject),
@@ -153,9 +159,9 @@ def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> 
     return selection
 
 
-def _find_channels(spec: PruningSpec, loaded: Loaded, call: Call) -> Channels | None:
+def _find_channels(spec: PruningSpec, loaded: Loaded, call: Call, methods: Mapping[str, Feed]) -> Channels | None:
     if isinstance(spec.strategy, StaticStrategy) and spec.strategy.granularity in STRUCTURAL:
-        return find_channels(loaded.archive, call.feed, call.rule)
+        return find_channels(loaded.archive, call.feed, call.rule, methods)
     return None
 
 

@@ -84,7 +84,7 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained,
     if trained.feed is observed.feed:  # else it was trained in another precision, and rounded
         kept = _runs(trained.module.eval(), observed, trained.feed)
         _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
-    expected = pack(in_memory, removed, observed.rule.seed, compacted.cut)
+    expected = pack(in_memory, removed, observed.rule.seed, compacted.cut, _method_calls(observed))
     proof = _proof(loaded, observed, pruned, compacted, content) if compacted.cut else None
     return Final(content, delivered, weights, expected, version, proof, compacted)
 
@@ -97,6 +97,7 @@ def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, compacted: Compac
         return module
 
     calls = [Call("forward", arguments) for arguments in _arguments(observed, observed.feed)]
+    calls += [Call(method, arguments) for method, arguments in _method_calls(observed)]
     return prove(
         loaded.archive.load,
         delivered,
@@ -145,6 +146,12 @@ def _arguments(observed: Observed, feed: Feed) -> list[tuple[object, ...]]:
     """A few samples at the batch sizes that the model takes."""
     samples = len(feed.samples)
     return [feed.inputs([row % samples for row in range(size)]) for size in observed.batch_sizes]
+
+
+def _method_calls(observed: Observed) -> list[tuple[str, tuple[object, ...]]]:
+    """Calls of the methods that the caller sent samples for."""
+    feeds = observed.method_feeds.items()
+    return [(method, arguments) for method, feed in feeds for arguments in _arguments(observed, feed)]
 
 
 def _require_zeros(weights: torch.jit.ScriptModule, masks: Mapping[str, Mask]) -> None:

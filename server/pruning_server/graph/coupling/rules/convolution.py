@@ -112,6 +112,8 @@ def _sum(call: Call, given: Ids | None, taken: Ids, weight: Labelled) -> None:
     """Unites the input's channels with the weight's, which become consumers."""
     if weight.stored:
         call.channels.mark_consumer(taken)
+    elif given is not None:  # a computed kernel
+        call.channels.mark_contracted(taken, call.cause("two activations are multiplied and summed over it"))
     fixed = unlabelled([len(taken)]) if given is None else given
     call.channels.unite(fixed, taken, call.cause("it is summed with an axis that always stays"))
 
