@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.error(error)
         return exit_code_of_error(error)
     except KeyboardInterrupt:
-        return _interrupted(output)
+        return _interrupted(output, is_submit=arguments[:1] == ["submit"])
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
@@ -73,8 +73,9 @@ def _command(name: str) -> Command:
     return by_name[name]
 
 
-def _interrupted(output: Output) -> int:
-    message = "interrupted before a job was accepted; what was sent so far is kept, the same command goes on from there"
+def _interrupted(output: Output, *, is_submit: bool) -> int:
+    before = " before a job was accepted" if is_submit else ""
+    message = f"interrupted{before}; what was sent so far is kept, the same command goes on from there"
     output.note(message)
     output.answer_job(reason="INTERRUPTED", message=message)
     return ExitCode.INTERRUPTED

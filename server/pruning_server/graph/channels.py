@@ -44,6 +44,7 @@ class Channels:
         self._contracted: list[tuple[Ids, Cause]] = []
         self._shifted: list[Ids] = []
         self._mixed: list[Ids] = []
+        self._counted: list[Ids] = []
         self._bent: list[tuple[Ids, Cause]] = []
         self._sealed: Ids | None = None
         self._boxes: dict[tuple[tuple[int, ...], bytes], Ids] = {}
@@ -166,6 +167,14 @@ class Channels:
     def mark_mixed(self, ids: Ids) -> None:
         """These channels meet values that do not come from them, so that they are not constant where their weights are 0."""
         self._mixed.append(ids)
+
+    def mark_counted(self, ids: Sequence[Ids]) -> None:
+        """Constants in these channels depend on how many positions there are."""
+        self._counted += ids
+
+    def counted_classes(self) -> frozenset[int]:
+        """The classes of what `mark_counted` named."""
+        return frozenset(root for ids in self._counted for root in np.unique(self.roots(ids)).tolist())
 
     def mixed_classes(self) -> frozenset[int]:
         """The classes of what `mark_mixed` named."""

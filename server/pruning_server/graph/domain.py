@@ -50,11 +50,13 @@ class Domain:
         explores: branches that a run does not take are run too, where that has no effects, and merged.
         exploring: how many such branches deep the run is at this moment.
         explored_rounds: rounds of loops so far in the outermost of them.
+        varying: whether the op that runs takes a number that may be another one in another run.
     """
 
     explores = False
     exploring = 0
     explored_rounds = 0
+    varying = False
 
     def constant(self, step: Step, value: Any) -> Any:
         """A constant of the graph as a value."""

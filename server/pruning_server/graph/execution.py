@@ -216,6 +216,10 @@ class _Frame:
             return part(step, args)
         native = STRUCTURE.get(step.op) or (ON_CONTAINERS.get(step.op) if step.on_container else None)
         if native is None:
+            self._domain.varying = any(
+                type(value) in {int, float} and number not in self._fixed
+                for number, value in zip(step.inputs, args, strict=True)
+            )
             return self._domain.apply(step, args)
         if step.writes_container:
             self._executor.note_container_change()

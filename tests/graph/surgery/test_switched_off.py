@@ -37,8 +37,13 @@ class Composed(nn.Module):
             y = functional.linear(y, torch.addmm(self.one, self.up, self.down, alpha=2))
         elif self.how == "chain":
             y = functional.linear(y, (self.one + self.other) + self.up @ self.down)
-        else:
+        elif self.how == "stack":
             y = torch.einsum("bi,eoi->beo", y, torch.stack([self.one, self.other])).mean(1)
+        else:
+            weight = self.one
+            if bool(x.sum() > 0):
+                weight = self.other
+            y = functional.linear(y, weight)
         return self.last(torch.relu(y))
 
 
@@ -52,6 +57,15 @@ def test_all_tensors_that_make_a_weight_are_switched_off(how: str, scripted: boo
     structure, _ = shrinking.assert_shrinks(
         archive, {"forward": [(x,), (sample(3, 4),)]}, {"forward": [(sample(5, 4),)]}
     )
+    assert ("first.weight", 0) in shrinking.free(structure)
+
+
+def test_weights_of_both_branches_are_switched_off() -> None:
+    net = Composed("branch")
+    cutting.randomize(net, 1)
+    checked = {"forward": [(sample(5, 4).abs(),), (-sample(5, 4).abs(),)]}
+    runs = [(sample(2, 4).abs(),), (sample(3, 4).abs(),)]
+    structure, _ = shrinking.assert_shrinks(zoo.scripted(net.eval()), {"forward": runs}, checked)
     assert ("first.weight", 0) in shrinking.free(structure)
 
 
@@ -75,31 +89,31 @@ class Attended(nn.Module):
         return self.last(torch.tanh(query @ key.transpose(1, 2)) @ self.value(x))
 
 
-def as_it_is(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def as_it_is(y: Tensor, _x: Tensor, _row: Tensor, _mixer: Tensor) -> Tensor:
     return y
 
 
-def one_number_per_row(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def one_number_per_row(y: Tensor, _x: Tensor, row: Tensor, _mixer: Tensor) -> Tensor:
     return y + row
 
 
-def ones(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def ones(y: Tensor, _x: Tensor, _row: Tensor, _mixer: Tensor) -> Tensor:
     return y + torch.ones(6, dtype=y.dtype)
 
 
-def expanded(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def expanded(y: Tensor, x: Tensor, _row: Tensor, _mixer: Tensor) -> Tensor:
     return y + x[:, :, :1].expand(-1, -1, 6)
 
 
-def padded(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def padded(y: Tensor, _x: Tensor, _row: Tensor, _mixer: Tensor) -> Tensor:
     return functional.pad(y, [0, 2], value=1.0)
 
 
-def mixed_over_rows(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def mixed_over_rows(y: Tensor, _x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
     return functional.linear(y.transpose(1, 2), mixer, row[:, 0]).transpose(1, 2)
 
 
-def normalized_over_rows(y: Tensor, x: Tensor, row: Tensor, mixer: Tensor) -> Tensor:
+def normalized_over_rows(y: Tensor, _x: Tensor, row: Tensor, _mixer: Tensor) -> Tensor:
     return functional.layer_norm(y.transpose(1, 2), [5], row[:, 0], row[:, 0]).transpose(1, 2)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,12 +43,24 @@ _RELAYS = frozenset(
 )
 # On lists these take numbers as places or counts, not as content.
 _COUNTING = frozenset(
-    f"aten::{name}" for name in ["__getitem__", "select", "slice", "mul", "pop", "Delete", "insert", "_set_item", "get", "setdefault"]
+    f"aten::{name}"
+    for name in ["__getitem__", "select", "slice", "mul", "pop", "Delete", "insert", "_set_item", "get", "setdefault"]
 )
 _STORING = frozenset({"aten::insert", "aten::_set_item", "aten::setdefault"})
 # These compare or print the numbers in a list; the others change the list by them, which no edit can make right.
 _READING = frozenset({"aten::__contains__", "aten::format"})
 _ORDERING = frozenset({"aten::sort", "aten::remove"})
+# A constant comes out of these as another one where there are more positions; zero stays zero.
+_COUNTED_OPS = """
+    sum nansum cumsum prod cumprod logsumexp logcumsumexp norm linalg_norm linalg_vector_norm frobenius_norm
+    count_nonzero pad constant_pad_nd avg_pool1d avg_pool2d avg_pool3d col2im
+"""
+_COUNTED = frozenset(f"aten::{name}" for name in _COUNTED_OPS.split())
+# Of these a tensor only lends its shape or type, or says which elements are taken.
+_SELECTING_OPS = """
+    index index_select gather take_along_dim embedding view_as reshape_as expand_as type_as to
+"""
+_SELECTING = frozenset(f"aten::{name}" for name in _SELECTING_OPS.split())
 # Nested tensors have no shape that a rule could read; these rules need none.
 _ON_NESTED = frozenset({"aten::_transformer_encoder_layer_fwd"})
 _SPLIT_REASON = "channels that are split into a block must leave a block"
@@ -126,6 +138,7 @@ class Tracer(Domain):
         self.pins: list[Pin] = []
         self.failed_rules: list[str] = []
         self._settable = frozenset(name for method in self._methods.values() for name in method.settable)
+        self._changing = self._settable.union(*(_written_names(method) for method in self._methods.values()))
         self._registry = registry
         self._guard = StateGuard(module)
         self._executor = Executor(module, self, places, self._settable)
@@ -168,7 +181,11 @@ class Tracer(Domain):
     def attribute(self, step: Step, path: Path, value: Any) -> Any:
         """Every stored tensor carries the elements of its memory."""
         if isinstance(value, torch.Tensor):
-            return self.leaves.read(path, value)
+            read = self.leaves.read(path, value)
+            if path[-1] not in self._changing:
+                return read
+            self._mark_mixed([read])
+            return replace(read, stored=read.stored and bool(read.maps))
         if isinstance(value, list | tuple):
             entries = [self.attribute(step, (*path, str(number)), one) for number, one in enumerate(value)]
             return entries if isinstance(value, list) else tuple(entries)
@@ -240,8 +257,11 @@ class Tracer(Domain):
         elif isinstance(values[0], Labelled):
             for one in shifted_maps(step.op, call.arguments, values[0]):
                 self.channels.mark_shifted(one.ids)
-        if labelled and bends(step.op):
-            self._mix(labelled, list(tensors_in(inputs)))
+        if labelled and step.op not in _SELECTING:
+            if step.op in _COUNTED:
+                self.channels.mark_counted([one.ids for value in labelled for one in value.maps])
+            # What a stored kernel of zeros makes of foreign values is zero.
+            self._mix([one for one in labelled if bends(step.op) or not one.stored], list(tensors_in(inputs)))
         self._visit(step, seen, values)
         return values
 
@@ -292,8 +312,12 @@ class Tracer(Domain):
 
     def _together(self, step: Step, ones: Sequence[Any], others: Sequence[Any], reason: str) -> None:
         for one, other in zip(ones, others, strict=True):
+            if one is not other:
+                self._mark_mixed(tensors_in([one, other]))
             if isinstance(one, Labelled) and isinstance(other, Labelled) and one.shape == other.shape:
                 self._call(step).elementwise([one, other], one.shape)
+                if one.stored and other.stored:
+                    self._pair([one, other], [one, other])
             elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
                 self._together(step, one, other, reason)
             elif other is not None and one is not other:  # None has no layout
@@ -342,8 +366,11 @@ class Tracer(Domain):
 
     def _mix(self, labelled: Sequence[Labelled], operands: Sequence[Labelled]) -> None:
         """A value that is the same for all channels of a sample may differ from sample to sample."""
-        foreign = [value for value in operands if not value.stored and not value.maps and value.tensor.numel() > 1]
-        for value in labelled if foreign else ():
+        if self.varying or any(not value.stored and not value.maps for value in operands):
+            self._mark_mixed(labelled)
+
+    def _mark_mixed(self, values: Iterable[Labelled]) -> None:
+        for value in values:
             for one in value.maps:
                 self.channels.mark_mixed(one.ids)
 
@@ -410,4 +437,17 @@ def _stored_paths(method: Method) -> list[tuple[int, Path]]:
             path = (*paths[step.inputs[0]], ir.attribute_name(step.node))
             paths[step.outputs[0]] = path
             found.append((id(step), path))
+    return found
+
+
+def _written_names(method: Method) -> set[str]:
+    """Names of stored tensors that a method changes in place, directly or through a slice."""
+    names: dict[int, str] = {}
+    found = set()
+    for step in all_steps(method.program):
+        if step.op == "prim::GetAttr":
+            names[step.outputs[0]] = ir.attribute_name(step.node)
+        elif step.op in {"aten::slice", "aten::select", "aten::detach", "prim::data"} and step.inputs[0] in names:
+            names[step.outputs[0]] = names[step.inputs[0]]
+        found |= {names[step.inputs[position]] for position in step.writes if step.inputs[position] in names}
     return found

@@ -35,7 +35,16 @@ _PRODUCT_SUMS = frozenset({"aten::addmm", "aten::baddbmm"})
 _LINEAR = frozenset({"aten::linear"})
 _CONVOLUTIONS = frozenset(
     f"aten::{name}"
-    for name in ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "_convolution", "convolution"]
+    for name in [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "_convolution",
+        "convolution",
+    ]
 )
 _OVER_LAST = frozenset({"aten::layer_norm"})
 _PER_CHANNEL = frozenset(f"aten::{name}" for name in ["batch_norm", "instance_norm", "native_batch_norm", "group_norm"])
@@ -70,10 +79,11 @@ def shifted_maps(op: str, arguments: Mapping[str, Any], result: Labelled) -> Map
 def _biases(op: str, arguments: Mapping[str, Any], dims: int) -> list[set[int]]:
     """The axis on which each vector that the op adds lies; none for one over the axes of a layer norm."""
     vectors = [arguments.get(name) for name in ("bias", "running_mean")]
+    axis = 1
     if op in _CONVOLUTIONS:
         axis = dims - len(arguments["weight"].shape) + 1
-    else:
-        axis = dims - 1 if op in _LINEAR else 1
+    elif op in _LINEAR:
+        axis = dims - 1
     found = [value for value in vectors if isinstance(value, Labelled)]
     return [{axis} if value.maps and op not in _OVER_LAST else set() for value in found]
 

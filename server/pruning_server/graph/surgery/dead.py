@@ -55,10 +55,11 @@ def find_dead(
     with torch.no_grad(), StateGuard(module):
         for inputs in runs:
             executor.run(methods["forward"], "forward", list(inputs))
+    counted = tracer.channels.counted_classes()
     dead = frozenset(
         root
         for root in candidates
-        if all(_is_constant(recorder, one, root) for one in consumers if root in one.classes)
+        if all(_is_constant(recorder, one, root, zero=root in counted) for one in consumers if root in one.classes)
     )
     dead -= _last_of_axes(leaves, tracer, dead)
     folds = [_fold(recorder, one, dead) for one in consumers if one.bias is not None]
@@ -113,7 +114,7 @@ class _Recorder(Domain):
         return super().apply(step, inputs)
 
 
-def _is_constant(recorder: _Recorder, consumer: Consumer, root: int) -> bool:
+def _is_constant(recorder: _Recorder, consumer: Consumer, root: int, *, zero: bool) -> bool:
     seen = recorder.ranges.get(id(consumer.node))
     if seen is None:
         return False
@@ -123,6 +124,8 @@ def _is_constant(recorder: _Recorder, consumer: Consumer, root: int) -> bool:
         return False
     if bool((low == 0).all()):
         return True
+    if zero:
+        return False
     # Half precision would round the sum.
     exact = consumer.bias is not None and consumer.bias.leaf.tensor.dtype in {torch.float32, torch.float64}
     return consumer.folds and exact

@@ -76,8 +76,8 @@ def _slice(sight: Sight, collector: Collector) -> None:
         if bound < 0 and line is not None and not constant:
             collector.refuse(sight, "channels are counted from the end by a number that is computed")
             return
-        inside = line is not None and bound <= size
-        collector.resize(sight, name, None, line[: bound % size if bound < 0 else bound] if inside else None)
+        inside = line if bound <= size else None
+        collector.resize(sight, name, None, None if inside is None else inside[: bound % size if bound < 0 else bound])
 
 
 def _narrow(sight: Sight, collector: Collector) -> None:

@@ -45,7 +45,9 @@ def repeat_each(call: Call) -> list[Any]:
     if not isinstance(times, Labelled):
         return move(call)
     call.freeze(times, "it says which elements are taken")
-    return _moved(call, source, call.held(source, axis_list(axis, len(source.shape)), "its elements are repeated by a list"))
+    return _moved(
+        call, source, call.held(source, axis_list(axis, len(source.shape)), "its elements are repeated by a list")
+    )
 
 
 def _moved(call: Call, source: Labelled, maps: Maps) -> list[Any]:
@@ -131,6 +133,8 @@ def expand(call: Call) -> list[Any]:
         if size > 1 and (own < 0 or source.shape[own] == 1):
             copies = call.channels.create(size)
             call.channels.mark_shifted(copies)  # nothing stored makes them zero
+            if not moved.stored:
+                call.channels.mark_mixed(copies)
             maps += single(copies, axis, dims)
     return [Labelled(moved.tensor, maps, moved.stored)]
 
