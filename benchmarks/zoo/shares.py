@@ -9,7 +9,8 @@ from math import prod
 
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Channels
-from pruning_server.graph.coupling.tracer import Seen, Tracer, Visit
+from pruning_server.graph.coupling.record import Seen, Visit
+from pruning_server.graph.coupling.tracer import Tracer
 from pruning_server.graph.coupling.values import AxisMap
 from pruning_server.graph.macs import macs_of, may_multiply
 from pruning_server.graph.values import NodeShapes

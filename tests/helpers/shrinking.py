@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import cutting, zoo
-from pruning_server.graph import ir
+from pruning_server.graph import ir_edits
 from pruning_server.graph.coupling.leaves import constant_name, enumerate_constants
 from pruning_server.graph.execution import compile_methods
 from pruning_server.graph.structure import Cut, Removal, Structure, analyse, shrink
@@ -36,7 +36,7 @@ def mask(archive: torch.jit.ScriptModule, cut: Cut) -> torch.jit.ScriptModule:
         if baked is None:
             raise KeyError(one.tensor)
         for node in baked.nodes:
-            ir.set_constant_tensor(node, baked.tensor.index_fill(one.axis, gone, 0.0))
+            ir_edits.set_constant_tensor(node, baked.tensor.index_fill(one.axis, gone, 0.0))
     return zoo.reload(masked)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.interpreter import analyse
 from pruning_server.graph.macs import may_multiply, sum_macs
 from pruning_server.graph.slots import Path, Places, find_places
@@ -39,7 +39,7 @@ def observe(
     findings = analyse(places, {"forward": graph})
     nodes = [node for node in ir.walk(graph) if wanted(node.kind()) and _has_tensors(node)]
     drafts = [_draft(node, places, findings.weights_of_result.get(("forward", _number(node)), ())) for node in nodes]
-    log = ir.ShapeLog(graph)
+    log = ir_edits.ShapeLog(graph)
     counts = [_instrument(log, node, number) for number, node in enumerate(nodes)]
     with torch.no_grad():
         entries = log.run(copy, arguments)
@@ -85,7 +85,7 @@ def _draft(node: ir.Node, places: Places, paths: Sequence[Path]) -> NodeShapes:
     )
 
 
-def _instrument(log: ir.ShapeLog, node: ir.Node, number: int) -> int:
+def _instrument(log: ir_edits.ShapeLog, node: ir.Node, number: int) -> int:
     """Logs inputs before the op, which may write to them, and results after it; returns how many there are."""
     inputs = [(i, tensor) for i, value in enumerate(node.inputs()) for tensor in ir.tensors_in(value)]
     results = [(i, value) for i, value in enumerate(node.outputs()) if ir.is_tensor(value)]

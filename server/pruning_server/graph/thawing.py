@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.flow import Findings, Use
 from pruning_server.graph.interpreter import analyse
 from pruning_server.graph.slots import Path, Places, Slot, find_places, get_tensor
@@ -47,7 +47,7 @@ def thaw(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
         for node in list(ir.walk(graph)):
             tensor = ir.constant_tensor(node)
             if tensor is not None and (found := baked.get(_key(tensor))) is not None:
-                ir.replace_constant_by_attribute(graph, node, found.name)
+                ir_edits.replace_constant_by_attribute(graph, node, found.name)
     return ir.duplicate(copy)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.interpreter import analyse
 from pruning_server.graph.rules import base_name
 from pruning_server.graph.slots import Places, find_places
@@ -82,7 +82,7 @@ def enable_training(module: torch.jit.ScriptModule) -> TrainingHandle:
         graph = ir.inline_in_place(copy, method)
         for node, index in _baked_flags(graph, _fixed_scales(places, method, graph)):
             like = list(node.inputs())[index]
-            ir.replace_input(node, index, ir.insert_attribute_read(graph, node, _FLAG, like))
+            ir_edits.replace_input(node, index, ir_edits.insert_attribute_read(graph, node, _FLAG, like))
             rewritten += 1
     if not rewritten:
         return TrainingHandle(module, module, 0, modes)

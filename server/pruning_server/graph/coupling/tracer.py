@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Cause, Channels
+from pruning_server.graph.coupling import op_sets
 from pruning_server.graph.coupling.calls import Call
 from pruning_server.graph.coupling.leaves import Leaves, enumerate_constants
+from pruning_server.graph.coupling.record import Pin, Visit, holds_tensor, seen_of
 from pruning_server.graph.coupling.registry import Registry
 from pruning_server.graph.coupling.rules import REGISTRY
 from pruning_server.graph.coupling.values import (
     Labelled,
     LabelledInt,
-    Maps,
     SettableInt,
     is_settable,
     sizes_in,
@@ -31,86 +32,7 @@ from pruning_server.graph.program import Method, Program, Step, all_steps
 from pruning_server.graph.slots import Path, find_places
 from pruning_server.graph.state import StateGuard
 
-# A size that reaches these as a shape adapts by itself, or is adapted by surgery.
-_SHAPE_OPS = """
-    view _unsafe_view reshape expand unflatten split_with_sizes unsafe_split_with_sizes zeros ones full empty
-    new_zeros new_ones new_full new_empty broadcast_to slice narrow
-"""
-_SHAPED = frozenset(f"aten::{name}" for name in _SHAPE_OPS.split())
-# After these a tensor that other values share has other axes than its labels say.
-_RELAYS = frozenset(
-    f"aten::{name}_" for name in ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze", "resize", "set")
-)
-# On lists these take numbers as places or counts, not as content.
-_COUNTING = frozenset(
-    f"aten::{name}"
-    for name in ["__getitem__", "select", "slice", "mul", "pop", "Delete", "insert", "_set_item", "get", "setdefault"]
-)
-_STORING = frozenset({"aten::insert", "aten::_set_item", "aten::setdefault"})
-# These compare or print the numbers in a list; the others change the list by them, which no edit can make right.
-_READING = frozenset({"aten::__contains__", "aten::format"})
-_ORDERING = frozenset({"aten::sort", "aten::remove"})
-# A constant comes out of these as another one where there are more positions; zero stays zero.
-_COUNTED_OPS = """
-    sum nansum cumsum prod cumprod logsumexp logcumsumexp norm linalg_norm linalg_vector_norm frobenius_norm
-    count_nonzero pad constant_pad_nd avg_pool1d avg_pool2d avg_pool3d col2im
-"""
-_COUNTED = frozenset(f"aten::{name}" for name in _COUNTED_OPS.split())
-# Of these a tensor only lends its shape or type, or says which elements are taken.
-_SELECTING_OPS = """
-    index index_select gather take_along_dim embedding view_as reshape_as expand_as type_as to
-"""
-_SELECTING = frozenset(f"aten::{name}" for name in _SELECTING_OPS.split())
-# Nested tensors have no shape that a rule could read; these rules need none.
-_ON_NESTED = frozenset({"aten::_transformer_encoder_layer_fwd"})
 _SPLIT_REASON = "channels that are split into a block must leave a block"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A tensor that an op saw: its shape and labels, and whether it is made of stored tensors only."""
-
-    shape: tuple[int, ...]
-    maps: Maps
-    stored: bool = False
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One execution of an op with tensors; `Seen` stands for every tensor in the nests of values.
-
-    Attributes:
-        node: the node in the graph that was run.
-        op: as in the graph.
-        inputs: arguments by position; sizes read off labelled axes are `LabelledInt`.
-        results: results by position.
-        explored: it lies in a branch that the run did not take.
-    """
-
-    node: ir.Node
-    op: str
-    inputs: tuple[Any, ...]
-    results: tuple[Any, ...]
-    explored: bool = False
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A size of a labelled axis that reaches arithmetic: it must keep its original value.
-
-    Attributes:
-        node: the node in the graph that was run.
-        position: which argument; a size in a list is at `element` of it.
-        element: its place in a list, None where it is the argument itself.
-        elements: the length of that list, else 0.
-        size: the size with its labels.
-    """
-
-    node: ir.Node
-    position: int
-    element: int | None
-    elements: int
-    size: LabelledInt
 
 
 class Tracer(Domain):
@@ -218,7 +140,7 @@ class Tracer(Domain):
         self._pin_sizes(step, inputs)
         inputs = list(inputs)
         plain = [unlabel(value) for value in inputs]
-        seen = [_seen(value) for value in inputs]
+        seen = [seen_of(value) for value in inputs]
         results = call_operator(step, plain)
         labelled = [value for value in tensors_in(list(inputs)) if value.maps]
         settable = is_settable(inputs)
@@ -227,7 +149,7 @@ class Tracer(Domain):
                 labelled, self._cause(step, "it meets a number that depends on an attribute which a method sets")
             )
         nested = any(one.tensor.is_nested for one in tensors_in([*inputs, *_wrapped(list(results))]))
-        unknown = step.op in _RELAYS or (nested and step.op not in _ON_NESTED)
+        unknown = step.op in op_sets.RELAYS or (nested and step.op not in op_sets.ON_NESTED)
         rule = None if unknown else self._registry.find(step.op)
         if rule is None and labelled:
             self._freeze(labelled, self._cause(step, f"channels cannot be followed through {step.op}"))
@@ -257,8 +179,8 @@ class Tracer(Domain):
         elif isinstance(values[0], Labelled):
             for one in shifted_maps(step.op, call.arguments, values[0]):
                 self.channels.mark_shifted(one.ids)
-        if labelled and step.op not in _SELECTING:
-            if step.op in _COUNTED:
+        if labelled and step.op not in op_sets.SELECTING:
+            if step.op in op_sets.COUNTED:
                 self.channels.mark_counted([one.ids for value in labelled for one in value.maps])
             # What a stored kernel of zeros makes of foreign values is zero.
             self._mix([one for one in labelled if bends(step.op) or not one.stored], list(tensors_in(inputs)))
@@ -267,13 +189,13 @@ class Tracer(Domain):
 
     def touch(self, step: Step, inputs: Sequence[Any]) -> None:
         """A size that counts or picks elements of a list, or is a key, keeps its value."""
-        if step.op in _COUNTING:
-            self._pin_sizes(step, [None, *inputs[1 : 2 if step.op in _STORING else None]])
-        elif step.op in _READING:
+        if step.op in op_sets.COUNTING:
+            self._pin_sizes(step, [None, *inputs[1 : 2 if step.op in op_sets.STORING else None]])
+        elif step.op in op_sets.READING:
             self._pin_sizes(step, inputs)
         elif step.op == "prim::DictConstruct":
             self._pin_sizes(step, [None if number % 2 else value for number, value in enumerate(inputs)])
-        elif step.op in _ORDERING:
+        elif step.op in op_sets.ORDERING:
             self._freeze_sizes(list(inputs), self._cause(step, "the sizes in a list are compared"))
 
     def control(self, step: Step, position: int, value: Any) -> Any:
@@ -336,7 +258,7 @@ class Tracer(Domain):
                 self.channels.freeze(one.ids, cause)
 
     def _pin_sizes(self, step: Step, inputs: Sequence[Any]) -> None:
-        if step.op in _SHAPED:
+        if step.op in op_sets.SHAPED:
             return
         for position, value in enumerate(inputs):
             if isinstance(value, LabelledInt):
@@ -375,8 +297,8 @@ class Tracer(Domain):
                 self.channels.mark_mixed(one.ids)
 
     def _visit(self, step: Step, seen: Sequence[Any], values: Sequence[Any]) -> None:
-        if any(True for one in (*seen, *values) if _holds_tensor(one)):
-            results = tuple(_seen(value) for value in values)
+        if any(True for one in (*seen, *values) if holds_tensor(one)):
+            results = tuple(seen_of(value) for value in values)
             self.visits.append(Visit(step.node, step.op, tuple(seen), results, self.exploring > 0))
 
     def _written(self, call: Call, step: Step, inputs: Sequence[Any], values: list[Any]) -> list[Any]:
@@ -412,20 +334,6 @@ def _settable(value: Any) -> Any:
     if isinstance(value, list):
         return [_settable(one) for one in value]
     return SettableInt(value) if type(value) is int else _wrapped(value)
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_holds_tensor(one) for one in value)
-    return isinstance(value, Seen | Labelled)
-
-
-def _seen(value: Any) -> Any:
-    if isinstance(value, Labelled):
-        return Seen(value.shape, value.maps, value.stored)
-    if isinstance(value, list | tuple):
-        return tuple(_seen(one) for one in value)
-    return value
 
 
 def _stored_paths(method: Method) -> list[tuple[int, Path]]:

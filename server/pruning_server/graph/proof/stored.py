@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.coupling.leaves import constant_name
 from pruning_server.graph.coupling.leaves import enumerate_constants as baked_constants
 from pruning_server.graph.execution import compile_methods
@@ -177,7 +177,7 @@ def _widen_code(module: ir.Module, dtype: torch.dtype) -> bool:
     for graph, node, index in _arguments(module, ("dtype",)):
         known, value = ir.constant_of(list(node.inputs())[index])
         if known and type(value) is int and value in numbers:
-            ir.replace_input(node, index, ir.insert_constant(graph, node, _DTYPE_NUMBERS[dtype]))
+            ir_edits.replace_input(node, index, ir_edits.insert_constant(graph, node, _DTYPE_NUMBERS[dtype]))
             edited = True
     return edited
 
@@ -202,7 +202,7 @@ def _stop_dropout(module: ir.Module) -> bool:
     for graph, node, index in _arguments(module, ("p", "dropout", "dropout_p")):
         name = ir.arguments_of(node)[index].name
         if name != "p" or node.kind() in _DROPOUTS:  # p is the order of a norm too
-            ir.replace_input(node, index, ir.insert_constant(graph, node, 0.0))
+            ir_edits.replace_input(node, index, ir_edits.insert_constant(graph, node, 0.0))
             edited = True
     return edited
 

@@ -10,7 +10,7 @@ import numpy as np
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Channels, Ids
 from pruning_server.graph.coupling.leaves import Leaf
-from pruning_server.graph.coupling.tracer import Seen, Visit
+from pruning_server.graph.coupling.record import Seen, Visit
 from pruning_server.graph.coupling.values import map_at
 
 _LINEAR = frozenset({"aten::linear"})

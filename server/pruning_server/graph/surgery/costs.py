@@ -10,7 +10,7 @@ from math import prod
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Channels
 from pruning_server.graph.coupling.leaves import Leaf
-from pruning_server.graph.coupling.tracer import Seen, Visit
+from pruning_server.graph.coupling.record import Seen, Visit
 from pruning_server.graph.coupling.values import map_at
 from pruning_server.graph.macs import macs_of, may_multiply
 from pruning_server.graph.surgery.lengths import Length, axis_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.surgery.edits import Address, Divide, Edit, Resize
 
@@ -52,42 +52,44 @@ class _Editor:
         old = list(self._node.inputs())[position]
         if wanted[0].element is None:
             (edit,) = wanted
-            ir.replace_input(self._node, position, self._number(old, edit))
+            ir_edits.replace_input(self._node, position, self._number(old, edit))
             return
         elements = self._elements(old, wanted[0].elements)
         for edit in wanted:
             if edit.element is not None:
                 elements[edit.element] = self._number(elements[edit.element], edit)
-        ir.replace_input(self._node, position, ir.insert_list(self._graph, self._node, elements, old))
+        ir_edits.replace_input(self._node, position, ir_edits.insert_list(self._graph, self._node, elements, old))
 
     def divide(self, division: Divide) -> None:
         """Replaces an equal split by one with lengths."""
         lengths = [self._constant(length.kept(self._removed)) for length in division.lengths]
         inputs = list(self._node.inputs())
-        sizes = ir.insert_list(self._graph, self._node, lengths, None)
-        new = ir.insert_op(
+        sizes = ir_edits.insert_list(self._graph, self._node, lengths, None)
+        new = ir_edits.insert_op(
             self._graph, self._node, "aten::split_with_sizes", [inputs[0], sizes, inputs[division.axis_position]]
         )
-        ir.replace_node(self._node, new)
+        ir_edits.replace_node(self._node, new)
 
     def _elements(self, old: ir.Value, length: int) -> list[ir.Value]:
         """The elements of a list argument; a list that others may change is read right before the node."""
         known, content = ir.constant_of(old)
         if known:
             return [self._constant(int(number)) for number in content]
-        if ir.is_private_list(old):
+        if ir_edits.is_private_list(old):
             return list(old.node().inputs())
-        return ir.insert_unpack(self._graph, self._node, old, length)
+        return ir_edits.insert_unpack(self._graph, self._node, old, length)
 
     def _number(self, old: ir.Value, edit: Resize) -> ir.Value:
         """The number that is right now: a new constant, or the old one scaled, which leaves no remainder."""
         if edit.length is not None and edit.read is None and ir.constant_of(old)[0]:
             return self._constant(edit.length.kept(self._removed))
         factor, divisor = edit.factors(self._removed)
-        scaled = ir.insert_arithmetic(self._graph, self._node, "aten::mul", old, self._constant(factor), old)
+        scaled = ir_edits.insert_arithmetic(self._graph, self._node, "aten::mul", old, self._constant(factor), old)
         if divisor == 1:
             return scaled
-        return ir.insert_arithmetic(self._graph, self._node, "aten::floordiv", scaled, self._constant(divisor), old)
+        return ir_edits.insert_arithmetic(
+            self._graph, self._node, "aten::floordiv", scaled, self._constant(divisor), old
+        )
 
     def _constant(self, value: int) -> ir.Value:
-        return ir.insert_constant(self._graph, self._node, value)
+        return ir_edits.insert_constant(self._graph, self._node, value)

@@ -10,8 +10,9 @@ import numpy as np
 
 from pruning_server.graph import ir
 from pruning_server.graph.channels import FIXED, Cause, Channels, Ids
-from pruning_server.graph.coupling.tracer import Pin as SeenPin
-from pruning_server.graph.coupling.tracer import Seen, Tracer, Visit
+from pruning_server.graph.coupling.record import Pin as SeenPin
+from pruning_server.graph.coupling.record import Seen, Visit
+from pruning_server.graph.coupling.tracer import Tracer
 from pruning_server.graph.coupling.values import LabelledInt
 from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.surgery.demands import DEMANDS, own_line

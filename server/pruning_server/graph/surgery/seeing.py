@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning_server.graph import ir
 from pruning_server.graph.channels import Channels, Ids
-from pruning_server.graph.coupling.tracer import Seen, Visit
+from pruning_server.graph.coupling.record import Seen, Visit
 from pruning_server.graph.coupling.values import AxisMap, map_at
 from pruning_server.graph.surgery.lengths import axis_line
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pruning_server.graph import ir
+from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.coupling.leaves import constant_name, enumerate_constants
 from pruning_server.graph.program import Method
 from pruning_server.graph.slots import Path, Slot, find_places
@@ -25,7 +25,7 @@ def shrink_tensors(module: ir.Module, methods: Iterable[Method], cut: Cut) -> No
         if cuts:
             smaller = cut_tensor(baked.tensor, cuts)
             for node in baked.nodes:
-                ir.set_constant_tensor(node, smaller)
+                ir_edits.set_constant_tensor(node, smaller)
 
 
 def cut_tensor(tensor: torch.Tensor, cuts: Sequence[AxisCut]) -> torch.Tensor:
