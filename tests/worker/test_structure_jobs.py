@@ -195,3 +195,32 @@ def test_samples_of_another_method_free_what_only_it_uses(sent: bool, tmp_path: 
     frozen = {use["reason"] for use in ran.report["frozen"]}
     assert any("send samples for it" in reason for reason in frozen) != sent
     assert ("compare" in ran.report["verify"]["methods"]) == sent
+
+
+class Viewed(torch.nn.Module):
+    """A view that only the usual memory layout allows."""
+
+    def __init__(self, *, flat: bool) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 20, 3)
+        self.second = torch.nn.Conv2d(20, 4, 3)
+        self.flat = flat
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(torch.relu(self.first(x)))
+        return y.view(-1, 4 * 4 * 4) if self.flat else y.mean([2, 3])
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_odd_widths_are_stored_channels_last_where_the_code_takes_it(flat: bool, prune: Callable) -> None:
+    torch.manual_seed(0)
+    inputs = RNG.normal(size=(80, 3, 8, 8)).astype(np.float32)
+    ran = prune(
+        zoo.scripted(Viewed(flat=flat).eval()), {"inputs": inputs}, strategy=CHANNELS, fine_tune=QUICK,
+        target=target(TargetKind.SPARSITY, 0.5),
+    )  # fmt: skip
+    ran.check()
+    kernel = ran.pruned.first.weight
+    assert kernel.shape[0] == 10
+    assert kernel.is_contiguous() == flat
+    assert any("channels last" in note for note in ran.report["strategy"]["notes"]) != flat

@@ -158,9 +158,12 @@ def assemble(module: torch.jit.ScriptModule, traced: Traced, batch_size: int) ->
     )
 
 
-def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Removal) -> Cut:
+def shrink(
+    module: torch.jit.ScriptModule, structure: Structure, removal: Removal, *, channels_last: bool = False
+) -> Cut:
     """Removes channels from a load of the analysed archive, in place; returns what was taken from each tensor.
 
+    `channels_last`: cut kernels over images are stored in that memory format, which changes no value.
     Save and load the module before running it: torch may still run the old code until then.
 
     Raises:
@@ -169,7 +172,7 @@ def shrink(module: torch.jit.ScriptModule, structure: Structure, removal: Remova
     cut = structure.cut(removal)
     methods = compile_methods(module, in_place=True)
     # Tensors first: editing may replace nodes, and constants are found through them.
-    shrink_tensors(module, methods.values(), cut)
+    shrink_tensors(module, methods.values(), cut, channels_last=channels_last)
     edit_code(methods, structure.edits, structure.classes(removal))
     return cut
 

@@ -122,6 +122,7 @@ def _strategy(job: WorkerJob, results: Results) -> StrategySection:
     notes = (
         *results.observed.notes,
         *plan.notes,
+        *results.pruned.notes,
         *results.trained.notes,
         *results.final.compacted.notes,
         *((SPARSE_IS_NOT_FASTER,) if isinstance(plan, PruningPlan) and not results.final.compacted.cut else ()),

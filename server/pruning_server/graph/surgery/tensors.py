@@ -14,32 +14,38 @@ from pruning_server.graph.slots import Path, Slot, find_places
 from pruning_server.graph.surgery.cut import AxisCut, Cut
 
 
-def shrink_tensors(module: ir.Module, methods: Iterable[Method], cut: Cut) -> None:
-    """Cuts parameters, buffers, attributes and constants of the code of a module, in place."""
+def shrink_tensors(module: ir.Module, methods: Iterable[Method], cut: Cut, *, channels_last: bool = False) -> None:
+    """Cuts parameters, buffers, attributes and constants of the code of a module, in place.
+
+    `channels_last`: kernels over images are stored so; all others keep their memory format.
+    """
     by_name: dict[str, list[AxisCut]] = {}
     for one in cut:
         by_name.setdefault(one.tensor, []).append(one)
-    _shrink_slots(module, by_name)
+    _shrink_slots(module, by_name, channels_last=channels_last)
     for number, baked in enumerate(enumerate_constants(methods)):
         cuts = by_name.get(constant_name(number))
         if cuts:
-            smaller = cut_tensor(baked.tensor, cuts)
+            smaller = cut_tensor(baked.tensor, cuts, channels_last=channels_last)
             for node in baked.nodes:
                 ir_edits.set_constant_tensor(node, smaller)
 
 
-def cut_tensor(tensor: torch.Tensor, cuts: Sequence[AxisCut]) -> torch.Tensor:
-    """A copy of what stays, in the same memory format."""
+def cut_tensor(tensor: torch.Tensor, cuts: Sequence[AxisCut], *, channels_last: bool = False) -> torch.Tensor:
+    """A copy of what stays, in the same memory format, or channels last where it has four axes and that is asked for."""
     smaller = tensor.detach()
     for one in cuts:
         kept = torch.tensor(one.kept, dtype=torch.int64, device=tensor.device)
         smaller = smaller.index_select(one.axis, kept)
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+    was_last = (
+        not tensor.is_contiguous() and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+    if was_last or (channels_last and tensor.dim() == 4):
         return smaller.contiguous(memory_format=torch.channels_last)
     return smaller.contiguous()
 
 
-def _shrink_slots(module: ir.Module, by_name: Mapping[str, Sequence[AxisCut]]) -> None:
+def _shrink_slots(module: ir.Module, by_name: Mapping[str, Sequence[AxisCut]], *, channels_last: bool) -> None:
     places = find_places(module)
     replaced: dict[Path, torch.Tensor] = {}
     named = {slot.name: slot for slot in places.slots.values()}
@@ -47,7 +53,7 @@ def _shrink_slots(module: ir.Module, by_name: Mapping[str, Sequence[AxisCut]]) -
         if name not in named:
             continue  # a constant of the code
         slots = [named[name], *(named[alias] for alias in cuts[0].aliases)]
-        smaller = cut_tensor(slots[0].tensor, cuts)
+        smaller = cut_tensor(slots[0].tensor, cuts, channels_last=channels_last)
         if any(slot.parameter for slot in slots):
             smaller = torch.nn.Parameter(smaller, requires_grad=slots[0].tensor.requires_grad)
         elif slots[0].tensor.requires_grad:

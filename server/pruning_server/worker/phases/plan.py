@@ -22,10 +22,7 @@ from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.story import Story
-from pruning_server.worker.structures import remove_channels
-
-# Relative to the run's folder.
-SHRUNK_FILE = "shrunk.pt"
+from pruning_server.worker.structures import remove_channels, sample_runs
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,14 @@ class Pruned:
             only values change, else the shrunk one.
         subject: the pruned model, thawed where the archive is frozen.
         cut: what channels took from each stored tensor; empty where only values change.
+        notes: what people should know.
     """
 
     plan: PruningPlan | StructuralPlan
     archive: ModelArchive
     subject: torch.jit.ScriptModule
     cut: Cut
+    notes: tuple[str, ...] = ()
 
     @property
     def masks(self) -> Mapping[str, Mask]:
@@ -79,9 +78,13 @@ def prune(
         return Pruned(plan, loaded.archive, loaded.subject, ())
     if observed.channels is None:
         raise JobFailureError(Reason.INTERNAL, "Channels were planned that were never observed; please report this.")
-    archive, cut = remove_channels(loaded.archive, observed.channels, plan.removal, folder.path(SHRUNK_FILE))
-    subject = thaw(archive.load())
+    feeds = {"forward": observed.feed, **observed.method_feeds}
+    runs = [(name, inputs) for name, feed in feeds.items() for inputs in sample_runs(feed, observed.rule)]
+    removed = remove_channels(loaded.archive, observed.channels, plan.removal, folder, runs)
+    for note in removed.notes:
+        story.note(note)
+    subject = thaw(removed.archive.load())
     # As the report counts them; a state_dict leaves out what was thawed.
     before, after = observed.parameters.parameters, count_parameters(subject).parameters
     story.count(parameters_processed=before, parameters_removed=before - after)
-    return Pruned(plan, archive, subject, cut)
+    return Pruned(plan, removed.archive, subject, removed.cut, removed.notes)
