@@ -170,3 +170,29 @@ def test_a_computed_kernel_is_switched_off_with_its_input() -> None:
         {"forward": [(sample(4, 3, 7, 7),), (sample(1, 3, 4, 4),)]},
     )
     assert {("first.weight", 0), ("last.weight", 1)} <= shrinking.free(structure)
+
+
+class NormedUp(nn.Module):
+    """A transposed convolution whose kernel is normalized along its input channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 8, 1)
+        self.up = nn.ConvTranspose1d(8, 4, 2, stride=2)
+        self.length = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = torch._weight_norm(self.up.weight, self.length, 0)
+        return functional.conv_transpose1d(torch.relu(self.first(x)), kernel, self.up.bias, stride=2)
+
+
+def test_a_normalized_kernel_is_switched_off_by_its_lengths() -> None:
+    net = NormedUp()
+    cutting.randomize(net, 11)
+    x = torch.rand(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    archive = zoo.traced(net, x)
+    structure, smaller = shrinking.assert_shrinks(
+        archive, {"forward": [(x,), (x[:1],)]}, {"forward": [(x.repeat(2, 1, 2),)]}
+    )
+    assert [group.size for group in structure.groups] == [8]
+    assert torch.isfinite(smaller(x)).all()

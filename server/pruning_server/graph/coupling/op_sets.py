@@ -34,3 +34,5 @@ _SELECTING_OPS = """
 SELECTING = frozenset(f"aten::{name}" for name in _SELECTING_OPS.split())
 # Nested tensors have no shape that a rule could read; these rules need none.
 ON_NESTED = frozenset({"aten::_transformer_encoder_layer_fwd"})
+# Zero lengths switch the weight off; zeros in what is divided by its own norm would make it 0 / 0.
+NORMED = frozenset({"aten::_weight_norm", "aten::_weight_norm_interface"})

@@ -172,7 +172,7 @@ class Tracer(Domain):
             self._freeze(labelled, self._cause(step, f"this form of {step.op} cannot be followed"))
             values = [_wrapped(result) for result in results]
         values = self._written(call, step, inputs, values)
-        if len(labelled) > 1 and all(value.stored for value in labelled):
+        if len(labelled) > 1 and all(value.stored for value in labelled) and step.op not in op_sets.NORMED:
             self._pair(labelled, values)
         if labelled and not keeps_zeros(step.op, inputs):
             self._shift(step, labelled)
