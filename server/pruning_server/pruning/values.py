@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,10 +49,17 @@ class Mask:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The masks by weight name, one per prunable weight, and notes for the report."""
+    """Which weights become 0.
+
+    Attributes:
+        masks: by weight name, one per prunable weight.
+        notes: for the report.
+        updates: new values of stored tensors by name, in their full shape, written before the masks.
+    """
 
     masks: Mapping[str, Mask]
     notes: tuple[str, ...]
+    updates: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def prunable_weights(self) -> int:
@@ -114,6 +121,7 @@ class StructuralPlan:
         achieved: what the target's kind comes to, in its unit.
         frozen: groups that the request or the lack of weights keeps, with the reason.
         notes: for the report.
+        updates: new values of stored tensors by name, in their full shape, written before channels are removed.
     """
 
     removal: Removal
@@ -121,6 +129,7 @@ class StructuralPlan:
     achieved: float
     frozen: tuple[FrozenUse, ...]
     notes: tuple[str, ...]
+    updates: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def removed_counts(self) -> dict[int, int]:

@@ -20,7 +20,7 @@ from pruning_server.worker.carrying import carry_over
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
-from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.structures import sample_runs
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 from pruning_server.jobs.events import RunSucceeded
 from pruning_server.jobs.workspace import WorkerJob
 from pruning_server.spec.phases import Phase
+from pruning_server.worker.evidence import ModelEvidence
 from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.latency import latency_meter
 from pruning_server.worker.phases.baseline import judge_original
 from pruning_server.worker.phases.evaluate import evaluate
 from pruning_server.worker.phases.export import export
 from pruning_server.worker.phases.load import load
 from pruning_server.worker.phases.observe import observe
-from pruning_server.worker.phases.plan import make_plan, prune
+from pruning_server.worker.phases.prune import prune
 from pruning_server.worker.phases.recover import recover_accuracy
 from pruning_server.worker.phases.verify import verify
+from pruning_server.worker.planning import Planning, make_plan
 from pruning_server.worker.report import Results
 from pruning_server.worker.story import Story
 
@@ -36,11 +39,14 @@ def run_job(job: WorkerJob, folder: RunFolder, story: Story) -> RunSucceeded:
     with story.telling(Phase.BASELINE):
         baseline = judge_original(loaded, observed, story)
     with story.telling(Phase.PLAN):
-        plan = make_plan(spec, loaded, observed)
+        reference = baseline.validation.reference
+        meter = latency_meter(job, loaded, observed, folder, story)
+        evidence = ModelEvidence(loaded, observed, reference, meter, seed=spec.seed)
+        plan = make_plan(Planning(spec, loaded, observed, reference, evidence, folder, story))
     with story.telling(Phase.PRUNE):
         pruned = prune(plan, loaded, observed, folder, story)
     with story.telling(Phase.RECOVER):
-        trained = recover_accuracy(spec, loaded, observed, baseline.validation.reference, pruned, story)
+        trained = recover_accuracy(spec, loaded, observed, reference, pruned, story)
     with story.telling(Phase.VERIFY):
         final = verify(loaded, observed, pruned, trained, folder)
     with story.telling(Phase.EVALUATE):

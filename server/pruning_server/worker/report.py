@@ -27,7 +27,7 @@ from pruning_server.worker.feeding import Samples
 from pruning_server.worker.phases.evaluate import Evaluated
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
-from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.phases.verify import Final
 

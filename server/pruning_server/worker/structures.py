@@ -117,6 +117,14 @@ def sample_runs(feed: Feed, rule: CallRule) -> list[tuple[object, ...]]:
     return [feed.inputs([row % len(feed.samples) for row in range(size)]) for size in sizes]
 
 
+def rename(cut: Cut, channels: Channels) -> Cut:
+    """A cut with the run's names of tensors."""
+    return tuple(
+        replace(one, tensor=channels.name(one.tensor), aliases=tuple(channels.name(name) for name in one.aliases))
+        for one in cut
+    )
+
+
 @dataclass(frozen=True)
 class Removed:
     """The archive without its channels, what was taken from each stored tensor, and what people should know."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pruning_server.errors import JobFailureError
-from pruning_server.evaluation.cost import count_parameters, measure_latency
+from pruning_server.evaluation.cost import count_parameters
 from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
-from pruning_server.graph.modules import StateGuard
 from pruning_server.jobs.workspace import WorkerJob
 from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
-from pruning_server.worker.feeding import Rows
 from pruning_server.worker.judging import Judging, Outputs
+from pruning_server.worker.latency import compare_latency
 from pruning_server.worker.phases.baseline import Baseline
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed, macs_of_forward
@@ -119,30 +116,5 @@ def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, stor
 def _latency(
     job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story
 ) -> tuple[LatencySection, LatencySection]:
-    samples = len(observed.feed.samples)
-    batch = observed.rule.exact_batch or min(job.spec.evaluation.latency_batch_size, samples)
-    rows: Rows = [row % samples for row in range(batch)]
-    inputs = observed.feed.inputs(rows)
-
-    def call(module: torch.jit.ScriptModule) -> Callable[[], object]:
-        def once() -> object:
-            with torch.no_grad():
-                return module(*inputs)
-
-        return once
-
-    with StateGuard(loaded.original), StateGuard(final.module):
-        return measure_latency(
-            call(loaded.original),
-            call(final.module),
-            batch=batch,
-            device=job.device,
-            threads=job.threads,
-            clock=story.clock.monotonic,
-            synchronize=_synchronize(job.device),
-            max_seconds=STRUCTURAL_LATENCY_SECONDS if final.compacted.cut else LATENCY_SECONDS,
-        )
-
-
-def _synchronize(device: str) -> Callable[[], None]:
-    return (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else (lambda: None)
+    seconds = STRUCTURAL_LATENCY_SECONDS if final.compacted.cut else LATENCY_SECONDS
+    return compare_latency(job, observed, loaded.original, final.module, story, seconds)

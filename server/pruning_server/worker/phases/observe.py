@@ -145,14 +145,13 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
 
 
 def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> Selection:
-    if not isinstance(spec.strategy, StaticStrategy):
-        raise JobFailureError(Reason.NOT_IMPLEMENTED, "This version prunes by the static strategy only.")
+    strategy = spec.strategy
     selection = select(
         survey,
-        include_biases=spec.strategy.include_biases,
-        include_norms=spec.strategy.include_norms,
+        include_biases=isinstance(strategy, StaticStrategy) and strategy.include_biases,
+        include_norms=isinstance(strategy, StaticStrategy) and strategy.include_norms,
         # A group of channels is excluded with its members, which the plan does.
-        exclude_layers=() if spec.strategy.granularity in STRUCTURAL else spec.exclude_layers,
+        exclude_layers=() if strategy.granularity in STRUCTURAL else spec.exclude_layers,
     )
     for weight in selection.weights:
         _require_finite(loaded.subject, weight)
@@ -160,7 +159,7 @@ def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> 
 
 
 def _find_channels(spec: PruningSpec, loaded: Loaded, call: Call, methods: Mapping[str, Feed]) -> Channels | None:
-    if isinstance(spec.strategy, StaticStrategy) and spec.strategy.granularity in STRUCTURAL:
+    if spec.strategy.granularity in STRUCTURAL:
         return find_channels(loaded.archive, call.feed, call.rule, methods)
     return None
 

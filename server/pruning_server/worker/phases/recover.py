@@ -20,7 +20,7 @@ from pruning_server.worker.feeding import Feed
 from pruning_server.worker.judging import Judging, Reference
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
-from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.running import Subject
 from pruning_server.worker.story import Story
 from pruning_server.worker.student import ModuleStudent, find_statistics, find_trainables
@@ -69,7 +69,7 @@ def recover_accuracy(
     spec: PruningSpec, loaded: Loaded, observed: Observed, reference: Reference, pruned: Pruned, story: Story
 ) -> Trained:
     """Recovers on *fit*, chooses on *select*, never looks at *report*."""
-    weight_names = tuple(pruned.masks)
+    weight_names = tuple(dict.fromkeys((*pruned.masks, *pruned.updated)))
     if spec.recovery.disabled:
         return Trained(pruned.subject, observed.feed, weight_names, None, 0, ("Recovery was switched off.",))
     copy = make_training_copy(pruned.subject, observed.feed, observed.rule)
@@ -80,7 +80,7 @@ def recover_accuracy(
     student = ModuleStudent(
         Subject.of(module, observed.rule, keep_statistics=True), trainables, find_statistics(module, state)
     )
-    holder = MaskHolder({name: get_tensor(module, name) for name in weight_names}, pruned.masks)
+    holder = MaskHolder({name: get_tensor(module, name) for name in pruned.masks}, pruned.masks)
     splits = observed.splits
     plan = plan_training(
         spec.fine_tune,

@@ -26,7 +26,7 @@ from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
-from pruning_server.worker.phases.plan import Pruned
+from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.proof import prove
 from pruning_server.worker.running import all_tensors

@@ -1,4 +1,4 @@
-"""PLAN and PRUNE: which weights go, and their removal."""
+"""PRUNE: what was planned is carried out."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import torch
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.evaluation.cost import count_parameters
 from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.proof.masked import cuts_by_name, select_kept
 from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning import masks as masking
-from pruning_server.pruning import strategies
-from pruning_server.pruning.strategies.static_structure import plan_structure
 from pruning_server.pruning.values import Mask, PruningPlan, StructuralPlan
-from pruning_server.spec.request import PruningSpec, StaticStrategy
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.story import Story
-from pruning_server.worker.structures import remove_channels, sample_runs
+from pruning_server.worker.structures import remove_channels, rename, sample_runs
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Pruned:
         subject: the pruned model, thawed where the archive is frozen.
         cut: what channels took from each stored tensor; empty where only values change.
         notes: what people should know.
+        updated: names of the tensors of `subject` whose values the plan changed.
     """
 
     plan: PruningPlan | StructuralPlan
@@ -43,6 +42,7 @@ class Pruned:
     subject: torch.jit.ScriptModule
     cut: Cut
     notes: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
 
     @property
     def masks(self) -> Mapping[str, Mask]:
@@ -50,32 +50,18 @@ class Pruned:
         return self.plan.masks if isinstance(self.plan, PruningPlan) else {}
 
 
-def make_plan(spec: PruningSpec, loaded: Loaded, observed: Observed) -> PruningPlan | StructuralPlan:
-    """Asks the strategy.
-
-    Raises:
-        JobFailureError: nothing would be left, nothing can be pruned, or the target cannot be reached; the message says
-            what to change.
-    """
-    if not isinstance(spec.strategy, StaticStrategy) or spec.target is None:
-        raise JobFailureError(Reason.NOT_IMPLEMENTED, "This version prunes by the static strategy and a target.")
-    if observed.channels is not None:
-        inputs = observed.channels.inputs(loaded.subject, observed.selection.weights)
-        return plan_structure(inputs, spec.strategy, spec.target, spec.seed, exclude_layers=spec.exclude_layers)
-    strategy = strategies.get("static")
-    return strategy.plan(observed.selection.inputs(loaded.subject), spec.strategy, spec.target, spec.seed)
-
-
 def prune(
     plan: PruningPlan | StructuralPlan, loaded: Loaded, observed: Observed, folder: RunFolder, story: Story
 ) -> Pruned:
-    """Writes the zeros, or removes the channels."""
+    """Writes new values and the zeros, or removes the channels."""
     for note in plan.notes:
         story.note(note)
+    updated = tuple(plan.updates)
     if isinstance(plan, PruningPlan):
+        _write(loaded.subject, plan.updates, ())
         masking.apply({name: get_tensor(loaded.subject, name) for name in plan.masks}, plan.masks)
         story.count(parameters_processed=plan.prunable_weights, parameters_removed=plan.removed_weights)
-        return Pruned(plan, loaded.archive, loaded.subject, ())
+        return Pruned(plan, loaded.archive, loaded.subject, (), updated=updated)
     if observed.channels is None:
         raise JobFailureError(Reason.INTERNAL, "Channels were planned that were never observed; please report this.")
     feeds = {"forward": observed.feed, **observed.method_feeds}
@@ -84,7 +70,17 @@ def prune(
     for note in removed.notes:
         story.note(note)
     subject = thaw(removed.archive.load())
+    _write(subject, plan.updates, rename(removed.cut, observed.channels))
     # As the report counts them; a state_dict leaves out what was thawed.
     before, after = observed.parameters.parameters, count_parameters(subject).parameters
     story.count(parameters_processed=before, parameters_removed=before - after)
-    return Pruned(plan, removed.archive, subject, removed.cut, removed.notes)
+    return Pruned(plan, removed.archive, subject, removed.cut, removed.notes, updated)
+
+
+def _write(module: torch.jit.ScriptModule, updates: Mapping[str, torch.Tensor], cut: Cut) -> None:
+    """Writes full-size values into a model that the cut may have made smaller."""
+    cuts = cuts_by_name(cut)
+    with torch.no_grad():
+        for name, value in updates.items():
+            tensor = get_tensor(module, name)
+            tensor.copy_(select_kept(value, cuts.get(name, ())))

@@ -1,0 +1,317 @@
+"""Activations around stored weights: what every op that is linear in a stored kernel takes and gives, in a run of forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pruning_server.graph import ir
+from pruning_server.graph.domain import Domain
+from pruning_server.graph.execution import Executor
+from pruning_server.graph.program import Step, compile_graph
+from pruning_server.graph.slots import Slot, find_places
+from pruning_server.graph.state import StateGuard
+
+_CONVOLUTIONS = frozenset(
+    {
+        "aten::conv1d",
+        "aten::conv2d",
+        "aten::conv3d",
+        "aten::conv_transpose1d",
+        "aten::conv_transpose2d",
+        "aten::conv_transpose3d",
+        "aten::_convolution",
+        "aten::_convolution_mode",
+        "aten::convolution",
+    }
+)
+# Where the input, the kernel and the bias stand among the arguments, and whether the kernel's last axis is contracted.
+_PRODUCTS: Mapping[str, tuple[int, int, int | None, bool]] = {
+    "aten::linear": (0, 1, 2, True),
+    "aten::addmm": (1, 2, 0, False),
+    "aten::mm": (0, 1, None, False),
+    "aten::matmul": (0, 1, None, False),
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution's kernel slides; one number per spatial axis.
+
+    Attributes:
+        padding: zeros (before, after) each spatial axis.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class LinearCall:
+    """One use of a stored weight by an op that is linear in it.
+
+    Attributes:
+        weight: dotted name of the stored kernel.
+        bias: dotted name of the stored bias that the op adds, if any.
+        op: the op's name.
+        inputs: what it was given: [N, in, *space] of a convolution, [..., in] of a product.
+        output: what it gave, the bias included: [N, out, *space] or [..., out].
+        kernel: the kernel as stored.
+        out_axis: the axis of `kernel` that is the output's channels.
+        in_axis: the axis that is contracted with the input's channels.
+        geometry: of a convolution; None for products.
+    """
+
+    weight: str
+    bias: str | None
+    op: str
+    inputs: torch.Tensor
+    output: torch.Tensor
+    kernel: torch.Tensor
+    out_axis: int
+    in_axis: int
+    geometry: Geometry | None
+
+    @property
+    def groups(self) -> int:
+        """Independent parts that the channels fall into; 1 but for grouped convolutions."""
+        return self.geometry.groups if self.geometry else 1
+
+    def columns(self) -> torch.Tensor:
+        """The input by channel: [in, positions]; for grouped convolutions all groups' channels."""
+        return _by_channel(self.inputs, self.geometry)
+
+    def rows(self) -> torch.Tensor:
+        """The output by channel: [out, positions]."""
+        return _by_channel(self.output, self.geometry)
+
+    @property
+    def has_design(self) -> bool:
+        """Whether the op is a plain regression of its output on its input: all but transposed convolutions are."""
+        return self.geometry is None or not self.geometry.transposed
+
+    def positions(self) -> int:
+        """Rows of the design matrix: samples times the output's places."""
+        return self.output.numel() // max(1, _channels(self.output, self.geometry))
+
+    def design(self, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """The design matrix [groups, positions, features]: times the flattened kernel it gives the output without bias.
+
+        Features are in the order of `kernel` with `out_axis` first: input channels of the group, then the kernel's
+        extent. Positions are in the order of `rows`.
+
+        Args:
+            positions: which of them, int64; None: all.
+
+        Raises:
+            ValueError: the op is a transposed convolution.
+        """
+        if self.geometry is None:
+            flat = self.inputs.reshape(1, -1, self.inputs.shape[-1])
+            return flat if positions is None else flat[:, positions.to(flat.device)]
+        if not self.has_design:
+            raise ValueError("a transposed convolution has no design matrix")
+        return _unfolded(self.inputs, self.kernel, self.geometry, positions)
+
+
+def capture(
+    module: torch.jit.ScriptModule,
+    inputs: Sequence[object],
+    visit: Callable[[LinearCall], None],
+    names: Collection[str] | None = None,
+    *,
+    guard: StateGuard | None = None,
+) -> Any:
+    """Runs `forward` and hands every use of a stored kernel to `visit`; returns the output.
+
+    A kernel that is computed, such as a normalized one, is no stored one.
+
+    Args:
+        module: a loaded module, thawed where it was frozen; its state is put back.
+        inputs: the arguments of forward; defaults are filled in.
+        visit: is called in the order of execution, without gradients.
+        names: limits the calls to these stored tensors; None: all.
+        guard: of the module, where one exists already; it is entered for the run.
+
+    Raises:
+        TypeError: too few arguments.
+        RuntimeError: whatever the model raises, or a node that cannot be executed.
+    """
+    return Capture(module, guard).run(inputs, visit, names)
+
+
+class Capture:
+    """Runs forward of one module many times; the code is prepared once.
+
+    Args:
+        module: a loaded module, thawed where it was frozen.
+        guard: of the module, where one exists already.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule, guard: StateGuard | None = None) -> None:
+        self._module = module
+        self._guard = guard or StateGuard(module)
+        self._method = compile_graph(ir.inlined_copy(module, "forward"))
+
+    def run(
+        self, inputs: Sequence[object], visit: Callable[[LinearCall], None], names: Collection[str] | None = None
+    ) -> Any:
+        """One run; arguments, result and errors are those of `capture`."""
+        places = find_places(self._module)
+        with torch.no_grad(), self._guard:
+            domain = _Watching(places.slots.values(), visit, None if names is None else frozenset(names))
+            return Executor(self._module, domain, places).run(self._method, "forward", inputs)
+
+
+class _Watching(Domain):
+    def __init__(
+        self, slots: Collection[Slot], visit: Callable[[LinearCall], None], names: frozenset[str] | None
+    ) -> None:
+        self._visit = visit
+        self._names = names
+        # The first name of each memory: what a survey of the weights calls it.
+        self._slots: dict[tuple[int, int], Slot] = {}
+        for slot in slots:
+            if slot.tensor.layout is torch.strided and slot.tensor.is_floating_point() and slot.tensor.numel():
+                self._slots.setdefault((slot.tensor.data_ptr(), slot.tensor.numel()), slot)
+
+    def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
+        results = super().apply(step, inputs)
+        if step.op in _CONVOLUTIONS:
+            self._convolution(step, inputs, results[0])
+        elif step.op in _PRODUCTS:
+            self._product(step, inputs, results[0])
+        return results
+
+    def _stored(self, tensor: Any) -> Slot | None:
+        if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
+            return None
+        slot = self._slots.get((tensor.data_ptr(), tensor.numel()))
+        return slot if slot is not None and slot.tensor.dtype == tensor.dtype else None
+
+    def _wanted(self, slot: Slot | None) -> bool:
+        return slot is not None and (self._names is None or slot.name in self._names)
+
+    def _bias(self, tensor: Any) -> str | None:
+        slot = self._stored(tensor)
+        return slot.name if slot is not None and slot.tensor.dim() == 1 else None
+
+    def _convolution(self, step: Step, inputs: Sequence[Any], output: torch.Tensor) -> None:
+        given = dict(zip((argument.name for argument in ir.arguments_of(step.node)), inputs, strict=True))
+        value, kernel = given["input"], given["weight"]
+        slot = self._stored(kernel)
+        if slot is None or not self._wanted(slot) or not _same_layout(slot.tensor, kernel):
+            return
+        geometry = _geometry(step.op, given, kernel)
+        call = LinearCall(
+            weight=slot.name,
+            bias=self._bias(given.get("bias")),
+            op=step.op,
+            inputs=value,
+            output=output,
+            kernel=slot.tensor,
+            out_axis=1 if geometry.transposed else 0,
+            in_axis=0 if geometry.transposed else 1,
+            geometry=geometry,
+        )
+        self._visit(call)
+
+    def _product(self, step: Step, inputs: Sequence[Any], output: torch.Tensor) -> None:
+        at_input, at_kernel, at_bias, last = _PRODUCTS[step.op]
+        value, kernel = inputs[at_input], inputs[at_kernel]
+        slot = self._stored(kernel)
+        if slot is None or not self._wanted(slot) or slot.tensor.dim() != 2 or kernel.dim() != 2:
+            return
+        contracted = 1 if last else 0
+        if _same_layout(slot.tensor, kernel):
+            in_axis = contracted
+        elif _same_layout(slot.tensor.t(), kernel):
+            in_axis = 1 - contracted
+        else:
+            return
+        if step.op == "aten::addmm" and any(factor != 1 for factor in inputs[3:5]):
+            return
+        call = LinearCall(
+            weight=slot.name,
+            bias=None if at_bias is None else self._bias(inputs[at_bias]),
+            op=step.op,
+            inputs=value,
+            output=output,
+            kernel=slot.tensor,
+            out_axis=1 - in_axis,
+            in_axis=in_axis,
+            geometry=None,
+        )
+        self._visit(call)
+
+
+def _same_layout(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    # The stride of an axis of length 1 says nothing.
+    return all(size == 1 or a == b for size, a, b in zip(one.shape, one.stride(), other.stride(), strict=True))
+
+
+def _geometry(op: str, given: Mapping[str, Any], kernel: torch.Tensor) -> Geometry:
+    space = kernel.dim() - 2
+    dilation = _per_axis(given.get("dilation", 1), space)
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
+        pairs = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        pairs = tuple((one, one) for one in _per_axis(padding, space))
+    return Geometry(
+        stride=_per_axis(given.get("stride", 1), space),
+        padding=pairs,
+        dilation=dilation,
+        groups=int(given.get("groups", 1)),
+        transposed=bool(given.get("transposed", False)) or "transpose" in op,
+    )
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    numbers = [int(one) for one in value] if isinstance(value, list | tuple) else [int(value)]
+    return tuple(numbers if len(numbers) == axes else numbers * axes)
+
+
+def _channel_axis(tensor: torch.Tensor, geometry: Geometry | None) -> int:
+    return tensor.dim() - 1 - (len(geometry.stride) if geometry else 0)
+
+
+def _channels(tensor: torch.Tensor, geometry: Geometry | None) -> int:
+    return tensor.shape[_channel_axis(tensor, geometry)]
+
+
+def _by_channel(tensor: torch.Tensor, geometry: Geometry | None) -> torch.Tensor:
+    return tensor.movedim(_channel_axis(tensor, geometry), 0).flatten(1)
+
+
+def _unfolded(
+    value: torch.Tensor, kernel: torch.Tensor, geometry: Geometry, positions: torch.Tensor | None
+) -> torch.Tensor:
+    space = len(geometry.stride)
+    batched = value if value.dim() == space + 2 else value.unsqueeze(0)
+    pads = [one for pair in reversed(geometry.padding) for one in pair]
+    windows = torch.nn.functional.pad(batched, pads)
+    for axis, (size, stride, dilation) in enumerate(
+        zip(kernel.shape[2:], geometry.stride, geometry.dilation, strict=True)
+    ):
+        windows = windows.unfold(2 + axis, dilation * (size - 1) + 1, stride)
+        windows = windows[..., ::dilation]
+    # [N, in, *out space, *kernel] -> [N, *out space, in, *kernel]
+    windows = windows.movedim(1, 1 + space)
+    place = windows.shape[: 1 + space]
+    if positions is None:
+        flat = windows.reshape(-1, *windows.shape[1 + space :])
+    else:
+        flat = windows[torch.unravel_index(positions.to(value.device), place)]
+    channels = flat.shape[1]
+    grouped = flat.reshape(len(flat), geometry.groups, channels // geometry.groups, *flat.shape[2:])
+    return grouped.flatten(2).movedim(1, 0)
