@@ -152,6 +152,10 @@ def shuffle(width: int) -> nn.Module:
     return Images(2 * width, Apply(lambda x: shuffled(x, 2, width)), 2 * width)
 
 
+def fused_shuffle(width: int) -> nn.Module:
+    return Images(2 * width, nn.ChannelShuffle(2), 2 * width)
+
+
 def glu(width: int) -> nn.Module:
     return Images(2 * width, Apply(lambda x: x.chunk(2, 1)[0] * torch.sigmoid(x.chunk(2, 1)[1])), width)
 
@@ -202,6 +206,7 @@ CASES = [
     (group_norm, 3, IMAGES, "first.weight", 0, 3, 2),
     (instance_norm, 4, IMAGES, "first.weight", 0, 4, 1),
     (shuffle, 4, IMAGES, "first.weight", 0, 4, 2),
+    (fused_shuffle, 4, IMAGES, "first.weight", 0, 4, 2),
     (glu, 4, IMAGES, "first.weight", 0, 4, 2),
     (fused_glu, 4, IMAGES, "first.weight", 0, 4, 2),
     (slopes, 4, IMAGES, "first.weight", 0, 4, 1),

@@ -251,6 +251,10 @@ class Parts(nn.Module):
             one, other = x.split(6, 1)
         elif self.how == "split_with_sizes":
             one, other = x.split([6, 6], 1)
+        elif self.how == "tensor_split":
+            one, other = x.tensor_split(2, 1)
+        elif self.how == "tensor_split at":
+            one, other = x.tensor_split([6], 1)
         elif self.how == "slice":
             one, other = x[:, :6], x[:, 6:]
         elif self.how == "from the end":
@@ -264,7 +268,9 @@ class Parts(nn.Module):
         return self.last(torch.cat([torch.relu(self.left(one)), self.right(other)], 1))
 
 
-@pytest.mark.parametrize("how", ["chunk", "split", "split_with_sizes", "slice", "from the end", "narrow"])
+@pytest.mark.parametrize(
+    "how", ["chunk", "split", "split_with_sizes", "tensor_split", "tensor_split at", "slice", "from the end", "narrow"]
+)
 @pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])
 def test_parts_of_different_lengths(how: str, form: str) -> None:
     net = Parts(how)

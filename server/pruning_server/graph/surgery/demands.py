@@ -119,6 +119,12 @@ def _result_lines(sight: Sight, axis_name: str) -> list[Ids | None]:
 
 
 def _uneven_split(sight: Sight, collector: Collector) -> None:
+    """Into a number of parts, or at given places: the code names no lengths, so that it gets them."""
+    if "dim" in sight.names and isinstance(sight.argument("dim"), int):
+        lines = _result_lines(sight, "dim")
+        if any(line is not None for line in lines):
+            collector.divide(sight, "dim", lines)
+        return
     parts = sight.results()
     source = sight.tensor("self")
     if source is None or not parts:
@@ -178,12 +184,6 @@ def _like_other(sight: Sight, collector: Collector) -> None:
         collector.agree(sight, other, result, axis)
 
 
-def _shuffle(sight: Sight, collector: Collector) -> None:
-    source = sight.tensor("self") or sight.tensor("input")
-    if source is not None and sight.line(source, 1) is not None:
-        collector.refuse(sight, "groups of channels are shuffled by one op")
-
-
 def own_line(number: LabelledInt, sight: Sight) -> Ids | None:
     """The line that a size was read off."""
     return sight.line_of(number.map, number.axis)
@@ -212,6 +212,5 @@ DEMANDS: Mapping[str, Demand] = {
     ),
     **_same(_group_norm, "group_norm native_group_norm"),
     **_same(_like_other, "view_as reshape_as expand_as"),
-    **_same(_shuffle, "channel_shuffle native_channel_shuffle"),
 }
 """By op; what is not listed has no number that depends on channels, or freezes them."""

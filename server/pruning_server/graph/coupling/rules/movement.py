@@ -18,7 +18,7 @@ _MOVES = """
     view _unsafe_view reshape view_as reshape_as permute transpose t numpy_T adjoint mT matrix_H mH movedim moveaxis
     swapaxes swapdims flatten unflatten ravel unsqueeze slice narrow
     chunk unsafe_chunk split unsafe_split split_with_sizes unsafe_split_with_sizes tensor_split hsplit vsplit dsplit
-    flip fliplr flipud repeat tile pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    flip fliplr flipud repeat tile pixel_shuffle pixel_unshuffle
     atleast_1d atleast_2d atleast_3d
 """
 
@@ -97,6 +97,18 @@ def squeeze(call: Call) -> list[Any]:
     return move(call)
 
 
+def shuffle(call: Call) -> list[Any]:
+    """`channel_shuffle`: the groups stay equally wide, so that the same channels of every group go together."""
+    source = call.first()
+    line = call.line(source, 1, "groups of channels are shuffled")
+    if line is None:
+        return _moved(call, source, call.held(source, [1], "groups of channels are shuffled"))
+    call.channels.unite_along(
+        line.reshape(int(call["groups"]), -1), 0, call.cause("the groups of a channel shuffle must stay equally wide")
+    )
+    return move(call)
+
+
 def pick(call: Call) -> list[Any]:
     """`select` and `unbind`: nothing may be removed along the axis that is counted."""
     source = call["self"]
@@ -142,6 +154,7 @@ def expand(call: Call) -> list[Any]:
 RULES: Mapping[str, Rule] = {
     **named(_MOVES, move),
     **named("squeeze", squeeze),
+    **named("channel_shuffle native_channel_shuffle", shuffle),
     **named("select unbind", pick),
     **named("roll unfold index_select diagonal", hold_named_axes),
     **named("index _unsafe_index", index),
