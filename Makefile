@@ -32,7 +32,7 @@ demo: $(VENV)/.installed ## Prune a real model through a real server, and leave 
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed ## Run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed ## Lint, format check, import rules
 	$(BIN)/ruff check
