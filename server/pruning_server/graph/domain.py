@@ -43,6 +43,29 @@ class Instance:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StoredInstance:
+    """An instance of a TorchScript class, or a container of some, that a module holds; read where it is looked into."""
+
+    module: ir.Module
+    way: tuple[ir.Turn, ...]
+
+    def follow(self, step: Step, name: str | None, key: object = None) -> Any:
+        """What an attribute or a key of it is.
+
+        Raises:
+            UnsupportedNodeError: a tensor, which could not be cut there.
+        """
+        kind = step.node.output().type()
+        way = (*self.way, ir.Turn(name, key, kind))
+        if ir.holds_instances(kind):
+            return StoredInstance(self.module, way)
+        value = ir.read_along(self.module, way)
+        if isinstance(value, torch.Tensor):
+            raise UnsupportedNodeError(f"an instance of a TorchScript class holds a tensor, '{name or key}'")
+        return value
+
+
 class Domain:
     """What values are and what ops do with them. This one: tensors and numbers as they are.
 

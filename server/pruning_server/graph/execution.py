@@ -18,6 +18,7 @@ from pruning_server.graph.domain import (
     Instance,
     ModelRaisedError,
     ModuleRef,
+    StoredInstance,
     UnsupportedNodeError,
 )
 from pruning_server.graph.natives import ON_CONTAINERS, STRUCTURE, is_instance
@@ -26,6 +27,7 @@ from pruning_server.graph.slots import Places, find_places
 
 _TRAINING = "training"
 _MOST_EXPLORED_ROUNDS = 256
+_PASSING = frozenset({"prim::unchecked_cast", "prim::unchecked_unwrap_optional", "aten::_unwrap_optional"})
 
 
 class Executor:
@@ -85,10 +87,10 @@ class Executor:
         """The value of an attribute."""
         if isinstance(owner, Instance):
             return owner.attributes[name]
+        if isinstance(owner, StoredInstance):
+            return self._domain.constant(step, owner.follow(step, name))
         if not isinstance(owner, ModuleRef):
-            raise UnsupportedNodeError(
-                f"'{name}' is read from an instance of a TorchScript class, which cannot be read"
-            )
+            raise UnsupportedNodeError(f"'{name}' is read from an object that cannot be read")
         child = self._places.modules.get((*owner.path, name))
         if child is not None:
             return ModuleRef((*owner.path, name), child)
@@ -97,9 +99,7 @@ class Executor:
             return self._containers[key][1]
         value = ir.read_attribute(owner.module, name)
         if value is ir.OPAQUE:
-            raise UnsupportedNodeError(
-                f"attribute '{name}' is an instance of a TorchScript class, which cannot be read"
-            )
+            return StoredInstance(owner.module, ()).follow(step, name)
         value = self._domain.attribute(step, (*owner.path, name), value)
         if isinstance(value, list | dict):
             self._containers[key] = (owner.module, value)
@@ -110,6 +110,8 @@ class Executor:
         if isinstance(owner, Instance):
             owner.attributes[name] = value
             return
+        if not isinstance(owner, ModuleRef):
+            raise UnsupportedNodeError(f"'{name}' of a stored instance of a TorchScript class is set by the code")
         if isinstance(value, list | dict):
             self._containers[ir.identity(owner.module), name] = (owner.module, value)
         else:
@@ -214,6 +216,8 @@ class _Frame:
         part = self._parts.get(step.op)
         if part is not None:
             return part(step, args)
+        if args and isinstance(args[0], StoredInstance) and step.op not in _PASSING:
+            return [self._look_up(step, args)]
         native = STRUCTURE.get(step.op) or (ON_CONTAINERS.get(step.op) if step.on_container else None)
         if native is None:
             self._domain.varying = any(
@@ -225,6 +229,11 @@ class _Frame:
             self._executor.note_container_change()
         self._domain.touch(step, args)
         return native(step.node, args)
+
+    def _look_up(self, step: Step, args: Sequence[Any]) -> Any:
+        if step.op != "aten::__getitem__":
+            raise UnsupportedNodeError(f"{step.op} of stored instances of TorchScript classes")
+        return self._domain.constant(step, args[0].follow(step, None, self._domain.plain(args[1])))
 
     def _is_fixed(self, step: Step) -> bool:
         if step.settled or (step.tests_none and step.inputs[0] in self._decided):

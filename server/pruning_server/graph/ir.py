@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -27,6 +27,7 @@ class _Opaque:
 
 
 OPAQUE = _Opaque()
+_NESTED = frozenset({"ListType", "DictType", "TupleType", "OptionalType"})
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,45 @@ def read_attribute(module: Module, name: str) -> Any:
         return OPAQUE
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One step on the way to what an instance of a TorchScript class holds: an attribute's name, or a key in a container.
+
+    Attributes:
+        name: of the attribute; None where `key` is looked up.
+        type: what is there, as the graph that reads it says.
+    """
+
+    name: str | None
+    key: object
+    type: Any
+
+
+def holds_instances(kind: Any) -> bool:
+    """Whether values of a type are, or contain, instances of TorchScript classes, which Python cannot read."""
+    if kind.kind() == "ClassType":
+        return True
+    return kind.kind() in _NESTED and any(holds_instances(inner) for inner in kind.containedTypes())
+
+
+def read_along(module: Module, way: Sequence[Turn]) -> Any:
+    """What is at the end of a way from a module, which must not be an instance itself."""
+    graph: Any = torch._C.Graph()
+    value = graph.addInput("self")
+    value.setType(module._c._type())
+    for turn in way:
+        if turn.name is None:
+            node = graph.create("aten::__getitem__", [value, graph.insertConstant(turn.key)], 1)
+        else:
+            node = graph.create("prim::GetAttr", [value], 1)
+            node.s_("name", turn.name)
+        graph.insertNode(node)
+        node.output().setType(turn.type)
+        value = node.output()
+    graph.registerOutput(value)
+    return torch._C._jit_interpret_graph(graph, (module._c,))
+
+
 def set_attribute(module: Module, name: str, value: object) -> None:
     """Sets an attribute of a module; its type must fit."""
     module._c.setattr(name, value)
@@ -118,6 +158,11 @@ def register_tensor(module: Module, name: str, tensor: torch.Tensor) -> None:
 def register_flag(module: Module, name: str, value: bool) -> None:
     """Adds a bool attribute."""
     module._c._register_attribute(name, torch._C.BoolType.get(), value)
+
+
+def register_number(module: Module, name: str, value: float) -> None:
+    """Adds a float attribute."""
+    module._c._register_attribute(name, torch._C.FloatType.get(), value)
 
 
 def duplicate(module: Module) -> Module:
