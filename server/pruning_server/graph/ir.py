@@ -137,7 +137,8 @@ def read_along(module: Module, way: Sequence[Turn]) -> Any:
         node.output().setType(turn.type)
         value = node.output()
     graph.registerOutput(value)
-    return torch._C._jit_interpret_graph(graph, (module._c,))
+    internals: Any = torch._C
+    return internals._jit_interpret_graph(graph, (module._c,))
 
 
 def set_attribute(module: Module, name: str, value: object) -> None:
