@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-shrink zoo clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,8 +51,26 @@ drift: protos ## Fail if the committed generated code is not what the protos giv
 $(BUF):
 	npm install --silent --no-save --no-audit --no-fund --prefix .tools @bufbuild/buf@$(BUF_VERSION)
 
-bench-shrink: $(VENV)/.installed ## Time, memory, latency of shrinking ResNet-50 and ResNet-56
+bench-shrink: $(VENV)/.installed ## Time, memory, latency of shrinking ResNet-20, -50 and -56
 	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/shrink.py
+
+bench-risk: $(VENV)/.installed ## How often a certificate is wrong, over 200 caller's sets
+	PYTHONPATH=tests $(BIN)/python benchmarks/risk.py
+
+bench-drop: $(VENV)/.installed ## max_accuracy_drop 0.02 over 20 caller's sets: true drop, size, how often it declines
+	PYTHONPATH=tests $(BIN)/python benchmarks/drop.py
+
+bench-dynamic: $(VENV)/.installed ## Dynamic schedules beside one-shot pruning at equal MACs, epochs and data, 3 seeds
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/dynamic.py
+
+bench-gate: $(VENV)/.installed ## What an inference gate skips on a wide MLP, its latency ratio at batch 1, and its accuracy
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/gate.py
+
+bench-continue: $(VENV)/.installed ## Continuing from an earlier job on shifted data, beside pruning afresh
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/continuing.py
+
+bench-conditions: $(VENV)/.installed ## What conditions remove of ResNet-20, and its accuracy before and after closed-form recovery
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/conditions.py
 
 bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 	PYTHONPATH=tests $(BIN)/python benchmarks/crash.py
@@ -82,10 +100,19 @@ $(VENV)/.installed-zoo: $(VENV)/.installed
 zoo: $(VENV)/.installed-zoo ## Shrink every archive of the zoo (about 15 minutes) and write docs/zoo.md
 	PYTHONPATH=benchmarks:tests $(BIN)/python -m zoo.run --write docs/zoo.md
 
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+# What is measured stays in .bench/accuracy.json, so that an interrupted run goes on; `make clean` forgets it.
+bench-accuracy: $(VENV)/.installed-bench ## Accuracy of pruned models beside Torch-Pruning (hours; OPTIONS="--quick --json x"), writes docs/accuracy.md
+	mkdir -p .bench
+	PYTHONPATH=benchmarks:tests $(BIN)/python -m accuracy.run $(or $(OPTIONS),--json .bench/accuracy.json --write docs/accuracy.md)
+
 image-check: $(VENV)/.installed ## Build the image and run the server in it (needs root, buildah, debootstrap)
 	$(BIN)/python deploy/image_check.py
 
 check: lint types drift buf ## Everything that CI checks besides the tests
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .tools build dist demo
+	rm -rf $(VENV) .tools .bench build dist demo

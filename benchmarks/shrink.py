@@ -1,8 +1,9 @@
 """What shrinking costs and what it gives; run by `make bench-shrink`.
 
-For a ResNet-50 at 224 px and a CIFAR ResNet-56: from archive to shrunk archive at half of the MACs, in forward passes of
-the original at batch 8 and in memory beyond the imports, each in a process of its own; then a whole job without recovery,
-whose report gives the latency at batch 32 of both models in one run. Times are ratios within one run.
+For a ResNet-50 at 224 px and the CIFAR ResNets 20 and 56: from archive to shrunk archive at half of the MACs, in forward
+passes of the original at batch 8 and in memory beyond the imports, each in a process of its own; then whole jobs without
+recovery, whose reports give the latency of both models in one run: at batch 32, for the CIFAR nets at batch 64 and by
+sensitivity too. Times are ratios within one run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from pruning_server.spec.request import (
     Layout,
     Preprocessing,
     Recovery,
+    Scope,
     StaticStrategy,
     Target,
     TargetKind,
@@ -41,6 +44,7 @@ from zoo.classic_parts import ResNet
 
 HALF = Target(kind=TargetKind.MACS_RATIO, value=0.5)
 CHANNELS = StaticStrategy(granularity=Granularity.CHANNEL)
+BY_SENSITIVITY = StaticStrategy(granularity=Granularity.CHANNEL, scope=Scope.SENSITIVITY)
 PASSES = 3
 
 
@@ -80,14 +84,16 @@ def shrink_archive(archive: Path, shape: tuple[int, ...], results: multiprocessi
     results.put({"seconds": seconds, "passes": passes, "extra_mib": extra, "archive_mib": size, "macs_ratio": ratio})
 
 
-def job(archive: Path, data: dict[str, np.ndarray], threads: int, **fields: object) -> dict:
+def job(
+    archive: Path, data: dict[str, np.ndarray], threads: int, strategy: StaticStrategy, batch: int, **fields: object
+) -> dict:
     """A whole job's report."""
     with tempfile.TemporaryDirectory() as folder:
         spec = make_spec(
             HALF,
-            strategy=CHANNELS,
+            strategy=strategy,
             recovery=Recovery(disabled=True),
-            evaluation=Evaluation(latency_batch_size=32),
+            evaluation=Evaluation(latency_batch_size=batch),
             **fields,
         )
         root = make_workspace(Path(folder) / "run", archive, data, spec, threads=threads)
@@ -106,7 +112,6 @@ def job(archive: Path, data: dict[str, np.ndarray], threads: int, **fields: obje
 
 
 def show(name: str, cost: dict, report: dict) -> None:
-    latency = {which: report["cost"][which]["latency_seconds"]["p50"] for which in ("original", "pruned")}
     macs = report["cost"]["pruned"]["macs"] / report["cost"]["original"]["macs"]
     print(f"{name}")
     print(f"  archive to shrunk archive: {cost['passes']:.1f} forward passes at batch 8 ({cost['seconds']:.1f} s)")
@@ -114,15 +119,31 @@ def show(name: str, cost: dict, report: dict) -> None:
         f"  memory beyond the imports: {cost['extra_mib'] / cost['archive_mib']:.1f}x the archive ({cost['extra_mib']:.0f} MiB)"
     )
     print(f"  MACs ratio: {cost['macs_ratio']:.3f} planned, {macs:.3f} in the job")
-    print(f"  latency at batch 32: {latency['original'] / latency['pruned']:.2f}x faster")
     print(
         f"  proof: {report['verify']['max_relative_error']:.1e} given, {report['verify']['max_relative_error_randomized']:.1e} random"
     )
     print("  seconds:", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in report["timings"].items()), flush=True)
 
 
+def show_latency(strategy: StaticStrategy, report: dict) -> None:
+    """How much faster the shrunk model is."""
+    original, pruned = (report["cost"][which] for which in ("original", "pruned"))
+    latency = [one["latency_seconds"] for one in (original, pruned)]
+    print(
+        f"  {strategy.scope.value} at MACs {pruned['macs'] / original['macs']:.3f}, batch {latency[0]['batch']}:"
+        f" {latency[0]['p50'] / latency[1]['p50']:.2f}x faster ({1000 * latency[0]['p50']:.1f} ms,"
+        f" {1000 * latency[1]['p50']:.1f} ms; {latency[0]['threads']} threads)",
+        flush=True,
+    )
+
+
 def measure(
-    name: str, net: torch.nn.Module, shape: tuple[int, ...], data: dict[str, np.ndarray], **fields: object
+    name: str,
+    net: torch.nn.Module,
+    shape: tuple[int, ...],
+    data: dict[str, np.ndarray],
+    jobs: Sequence[tuple[StaticStrategy, int]] = ((CHANNELS, 32),),
+    **fields: object,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -133,25 +154,31 @@ def measure(
         process.start()
         cost = results.get(timeout=1200)
         process.join()
-        show(name, cost, job(archive, data, torch.get_num_threads(), **fields))
+        for number, (strategy, batch) in enumerate(jobs):
+            report = job(archive, data, torch.get_num_threads(), strategy, batch, **fields)
+            if not number:
+                show(name, cost, report)
+            show_latency(strategy, report)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["resnet50", "resnet56"])
+    parser.add_argument("--only", choices=["resnet20", "resnet50", "resnet56"])
     options = parser.parse_args()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    if options.only != "resnet50":
+    every = [(strategy, batch) for strategy in (CHANNELS, BY_SENSITIVITY) for batch in (32, 64)]
+    for depth in (depth for depth in (20, 56) if options.only in {None, f"resnet{depth}"}):
         found = SHARED_DATA.is_dir()
-        net = trained_resnet(56) if found else CifarResNet(56)
+        net = trained_resnet(depth) if found else CifarResNet(depth)
         images = np.load(SHARED_DATA / "cifar10_test.npz") if found else None
         data = {"inputs": rng.integers(0, 256, (400, 32, 32, 3), dtype=np.uint8), "targets": np.arange(400) % 10}
         if images is not None:
             data = {"inputs": images["images"][:400], "targets": images["labels"][:400]}
         preprocessing = Preprocessing(mean=MEAN, std=STD, layout=Layout.NHWC)
-        measure("ResNet-56, CIFAR-10, 32 px", net, (3, 32, 32), data, preprocessing=preprocessing)
-    if options.only != "resnet56":
+        name = f"ResNet-{depth}, CIFAR-10, 32 px"
+        measure(name, net, (3, 32, 32), data, every, preprocessing=preprocessing)
+    if options.only in {None, "resnet50"}:
         data = {"inputs": rng.normal(size=(48, 3, 224, 224)).astype(np.float32), "targets": np.arange(48) % 10}
         measure("ResNet-50, 224 px", ResNet((3, 4, 6, 3), 1000), (3, 224, 224), data)
     sys.exit(0)

@@ -21,10 +21,11 @@ class Granularity(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """Where scores compete: over all layers, or inside each."""
+    """How pruning is shared out: scores compete over all layers, or inside each, or each layer's measured harm decides."""
 
     GLOBAL = "global"
     LAYER = "layer"
+    SENSITIVITY = "sensitivity"
 
 
 class Layout(enum.StrEnum):
@@ -134,12 +135,12 @@ class ChannelConstraints:
 
 @dataclass(frozen=True)
 class Static:
-    """Prune once, after training. An empty criterion means the server's default."""
+    """Prune once, after training. An empty criterion and no scope mean the server's defaults."""
 
     granularity: Granularity = Granularity.WEIGHT
     nm_pattern: NmPattern | None = None
     criterion: str = ""
-    scope: Scope = Scope.GLOBAL
+    scope: Scope | None = None
     include_biases: bool = False
     include_norms: bool = False
     channels: ChannelConstraints = field(default_factory=ChannelConstraints)
@@ -169,11 +170,14 @@ class Risk:
 
 @dataclass(frozen=True)
 class Conditional:
-    """A condition decides; exactly one of `condition` (a comparison over documented features) and `risk`."""
+    """A condition decides; exactly one of `condition` (a comparison over documented features) and `risk`.
+
+    `granularity` None: the server takes the one that the condition's features have.
+    """
 
     condition: str = ""
     risk: Risk | None = None
-    granularity: Granularity = Granularity.WEIGHT
+    granularity: Granularity | None = None
     margin: float | None = None
     correction: MultipleTestingCorrection | None = None
     channels: ChannelConstraints = field(default_factory=ChannelConstraints)
@@ -234,7 +238,7 @@ class Submission:
         validation: dataset that is split into fit / select / report; a path may be `.npz`, `.safetensors`, `.csv`,
             `.parquet` or an image folder.
         strategy: how to prune.
-        target: how far to prune; None only where a condition decides.
+        target: how far to prune; None only where a condition or an n:m pattern decides.
         train: the training set, for the generalization gap only; never fitted on.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         epochs: of fine-tuning; None: automatic, 0: no gradient step.

@@ -223,11 +223,37 @@ class Inspection:
 
 @dataclass(frozen=True)
 class CriterionInfo:
-    """A criterion and where it comes from (authors, year, arXiv)."""
+    """A criterion, where it comes from (authors, year, arXiv), and what it can be asked for; (): the server does not say.
+
+    `needs`: what it asks of the data: none, gradients, activations or trials.
+    """
 
     name: str
     summary: str
     source: str
+    granularities: tuple[Granularity, ...] = ()
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class ScheduleInfo:
+    """A schedule of dynamic pruning, where it comes from (authors, year, arXiv), and what it can prune."""
+
+    name: str
+    summary: str
+    source: str
+    granularities: tuple[Granularity, ...]
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """What a condition may name; `level`: what has one value of it, a `weight`, `channel` or `layer`."""
+
+    name: str
+    level: str
+    formula: str
+    source: str
+    cost: str
 
 
 @dataclass(frozen=True)
@@ -240,6 +266,8 @@ class StrategyInfo:
     granularities: tuple[Granularity, ...]
     targets: tuple[str, ...]
     criteria: tuple[CriterionInfo, ...]
+    schedules: tuple[ScheduleInfo, ...] = ()
+    features: tuple[FeatureInfo, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pruning_client import (
     ArtifactKind,
     ArtifactState,
     BadInputError,
+    Granularity,
     InvalidRequestError,
     JobState,
     NotFoundError,
@@ -130,6 +131,12 @@ def test_server_info_and_strategies(client: PruningClient) -> None:
     static = next(s for s in client.list_strategies() if s.name == "static")
     assert static.available
     assert {"threshold", "sparsity"} <= set(static.targets)
+    dynamic = next(s for s in client.list_strategies() if s.name == "dynamic")
+    assert dynamic.available
+    schedules = {one.name: one for one in dynamic.schedules}
+    assert {"cubic", "rigl", "soft", "controller"} <= set(schedules)
+    assert Granularity.CHANNEL in schedules["cubic"].granularities
+    assert "1710.01878" in schedules["cubic"].source
 
 
 def test_inspection(client: PruningClient, tmp_path: Path) -> None:

@@ -155,8 +155,12 @@ def other_strategies() -> list[tuple[str, list[str], Callable[[Any], object], ob
     return [
         ("dynamic", ["--sparsity", "0.5", "--schedule", "cubic"], lambda s: s.dynamic.schedule, "cubic"),
         ("dynamic", ["--macs-ratio", "0.5", "--continue-from", "job-9"], lambda s: s.dynamic.continue_from_job_id, "job-9"),
+        ("dynamic", ["--sparsity", "0.5", "--inference-gate"], lambda s: s.dynamic.inference_gate, True),
         ("dynamic", ["--sparsity", "0.5", "--granularity", "channel"], lambda s: s.dynamic.granularity, spec_pb2.GRANULARITY_CHANNEL),
         ("conditional", ["--condition", "p < 1"], lambda s: s.conditional.condition, "p < 1"),
+        ("conditional", ["--condition", "p < 1"], lambda s: s.conditional.granularity, spec_pb2.GRANULARITY_UNSPECIFIED),
+        ("conditional", ["--condition", "p < 1", "--min-channels", "3"], lambda s: s.conditional.channels.min_channels, 3),
+        ("conditional", ["--risk", "0.02:0.1"], lambda s: (s.conditional.risk.max_loss, s.conditional.risk.error_probability), (0.02, 0.1)),
         ("conditional", ["--condition", "p < 1", "--max-accuracy-drop", "0"], lambda s: s.WhichOneof("target"), "max_accuracy_drop"),
         ("static", ["--parameter-ratio", "1", "--granularity", "2:4"], lambda s: (s.static.nm_pattern.n, s.static.nm_pattern.m), (2, 4)),
         ("static", ["--latency-ratio", "0.5", "--granularity", "head"], lambda s: s.static.granularity, spec_pb2.GRANULARITY_HEAD),
@@ -335,7 +339,21 @@ def test_bad_flags(flags: list[str], word: str, submit: Callable[..., Any], serv
     assert server.script.calls == []
 
 
-@pytest.mark.parametrize("flags", [["--condition", " "], [], ["--condition", "x", "--granularity", "2:4"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--condition", " "],
+        [],
+        ["--condition", "x", "--granularity", "2:4"],
+        ["--condition", "x", "--risk", "0.02:0.1"],
+        ["--risk", "0.02:0.1", "--sparsity", "0.5"],
+        ["--risk", "0.02"],
+        ["--risk", "0.02:1"],
+        ["--risk", "0:0.1"],
+        ["--risk", "a:b"],
+    ],
+    ids=str,
+)
 def test_bad_flags_of_conditional(flags: list[str], prune: Callable[..., Any], inputs: Any) -> None:
     ended = prune("submit", inputs.model, "--validation", inputs.data, "--strategy", "conditional", *flags)
     assert ended.code == 2

@@ -94,6 +94,9 @@ def test_kinds_of_a_text_model() -> None:
         **dict.fromkeys(recurrent, "recurrent"),
     }
     assert kinds["norm.weight"] == kinds["norm.bias"] == "norm"
+    scales = {weight.name for weight in script if weight.scale}
+    assert "norm.weight" in scales
+    assert "norm.bias" not in scales
     assert kinds["lstm.bias_hh_l1_reverse"] == kinds["output.bias"] == "bias"
     trace = {weight.name for weight in find_weights(zoo.traced(module, torch.zeros(2, 5, dtype=torch.long))).weights}
     assert trace == set(kinds)

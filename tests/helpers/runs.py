@@ -21,7 +21,10 @@ from pruning_server.archive.dataset import repack_dataset
 from pruning_server.archive.model import repack_model
 from pruning_server.errors import ServiceError
 from pruning_server.jobs.events import CheckPassed, RunFailed, RunSucceeded, WorkerMessage
+from pruning_server.jobs.ports import Clock
 from pruning_server.jobs.workspace import (
+    EARLIER_MODEL_FILE,
+    EARLIER_REPORT_FILE,
     JOB_FILE,
     LOSS_FILE,
     METHOD_STEM,
@@ -30,6 +33,7 @@ from pruning_server.jobs.workspace import (
     REPORT_FILE,
     TRAIN_STEM,
     VALIDATION_STEM,
+    EarlierFiles,
     InputFile,
     MethodFile,
     WorkerJob,
@@ -37,6 +41,7 @@ from pruning_server.jobs.workspace import (
 from pruning_server.spec.base import to_json
 from pruning_server.spec.request import (
     ArtifactRef,
+    ConditionalStrategy,
     FineTune,
     PruningSpec,
     StaticStrategy,
@@ -64,12 +69,13 @@ def threshold(value: float) -> Target:
 
 
 def make_spec(target: Target | None = None, **changes: Any) -> PruningSpec:
-    """A static request; two epochs unless told otherwise, to be quick."""
+    """A static request of half the weights unless told otherwise; two epochs, to be quick. Conditions need no target."""
+    needed = not isinstance(changes.get("strategy"), ConditionalStrategy)
     fields: dict[str, Any] = {
         "model": REF,
         "validation": REF,
         "strategy": StaticStrategy(),
-        "target": target or sparsity(0.5),
+        "target": target or (sparsity(0.5) if needed else None),
         "fine_tune": FineTune(epochs=2, learning_rate=1e-3),
     }
     return PruningSpec(**(fields | changes))
@@ -84,9 +90,13 @@ def make_workspace(
     train: Mapping[str, np.ndarray] | None = None,
     loss: torch.jit.ScriptModule | None = None,
     methods: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    earlier: Path | None = None,
     threads: int = 1,
 ) -> Path:
-    """Lays the folder of a run out as the executor does, through the gate's own re-packing."""
+    """Lays the folder of a run out as the executor does, through the gate's own re-packing.
+
+    `earlier`: the folder of a run that has ended well, from which this one continues.
+    """
     (root / "in").mkdir(parents=True)
     (root / "out").mkdir()
     job = WorkerJob(
@@ -101,6 +111,7 @@ def make_workspace(
             MethodFile(method=name, file=_dataset(root, f"{METHOD_STEM}-{number}.npz", arrays))
             for number, (name, arrays) in enumerate((methods or {}).items())
         ),
+        earlier=_earlier(root, earlier) if earlier is not None else None,
         device="cpu",
         threads=threads,
         created="2026-01-01T00:00:00Z",
@@ -108,6 +119,16 @@ def make_workspace(
     )
     (root / JOB_FILE).write_bytes(to_json(job))
     return root
+
+
+def _earlier(root: Path, earlier: Path) -> EarlierFiles:
+    report = (earlier / REPORT_FILE).read_bytes()
+    (root / EARLIER_REPORT_FILE).write_bytes(report)
+    return EarlierFiles(
+        job_id="earlier",
+        model=_model(root, EARLIER_MODEL_FILE, earlier / PRUNED_FILE),
+        report=InputFile(path=EARLIER_REPORT_FILE, sha256=hashlib.sha256(report).hexdigest(), size_bytes=len(report)),
+    )
 
 
 def _model(root: Path, name: str, model: Path | torch.jit.ScriptModule) -> InputFile:
@@ -184,10 +205,10 @@ class Ran:
         return check_run(RunFolder(self.root))
 
 
-def run_here(root: Path) -> Ran:
+def run_here(root: Path, clock: Clock | None = None) -> Ran:
     """Runs the job of a folder in this process; errors become the message that the process would send."""
     recorder = Recorder()
-    story = Story(recorder, TickingClock())
+    story = Story(recorder, clock or TickingClock())
     folder = RunFolder(root)
     last: RunSucceeded | RunFailed
     try:

@@ -28,11 +28,19 @@ from pruning_server.errors import (
 )
 from pruning_server.jobs.events import Event, LogEvent, Severity, Snapshot, StateEvent
 from pruning_server.jobs.model import Failure, Job, JobState
-from pruning_server.jobs.probe import Probe
+from pruning_server.jobs.probe import Probe, ScheduleInfo, StrategyInfo
 from pruning_server.jobs.scheduler import Scheduler
 from pruning_server.jobs.service import JobLimits, JobService
 from pruning_server.spec.artifacts import ArtifactKind
-from pruning_server.spec.request import ArtifactRef, Limits, Loss, PruningSpec, StaticStrategy
+from pruning_server.spec.request import (
+    ArtifactRef,
+    DynamicStrategy,
+    Granularity,
+    Limits,
+    Loss,
+    PruningSpec,
+    StaticStrategy,
+)
 
 
 class Idle:
@@ -197,6 +205,17 @@ def test_a_strategy_that_the_workers_do_not_have_is_not_implemented(world: World
     world.probe.answer = msgspec.structs.replace(PROBE, strategies=())
     with pytest.raises(NotImplementedFeatureError, match="static strategy"):
         submit(service, world.spec())
+
+
+def test_a_schedule_is_one_that_the_workers_have_for_the_granularity(world: World, service: JobService) -> None:
+    schedules = (ScheduleInfo(name="steady", summary="", source="", granularities=(Granularity.WEIGHT,)),)
+    listed = StrategyInfo(name="dynamic", summary="", available=True, schedules=schedules)
+    world.probe.answer = msgspec.structs.replace(PROBE, strategies=(*PROBE.strategies, listed))
+    for wanted, granularity in (("sudden", Granularity.WEIGHT), ("steady", Granularity.CHANNEL)):
+        with pytest.raises(InvalidRequestError, match="steady") as caught:
+            submit(service, world.spec(strategy=DynamicStrategy(schedule=wanted, granularity=granularity)))
+        assert fields(caught) == ["spec.dynamic.schedule"]
+    submit(service, world.spec(strategy=DynamicStrategy(schedule="steady", granularity=Granularity.WEIGHT)))
 
 
 def test_a_file_that_the_gate_refuses_is_named_by_its_field(world: World, service: JobService) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from helpers.structures import Toy, chain, shuffled
 from pruning_server.graph.coupling.groups import ChannelGroup
-from pruning_server.pruning.ladder import Ladder, build_ladder, multiple_of
+from pruning_server.pruning.allocation.orders import order_globally, order_per_layer
+from pruning_server.pruning.ladder import SOFT_FLOOR, Ladder, build_ladder, multiple_of
 from pruning_server.spec.request import ChannelConstraints, Scope
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
@@ -24,11 +25,21 @@ def ladder_of(
         generator = torch.Generator().manual_seed(1)
         scores = {number: torch.rand(one.size, generator=generator) for number, one in enumerate(toy.groups)}
     rules = {"multiple": 1, **rules}
-    return build_ladder(dict(enumerate(toy.groups)), scores, toy.lengths, ChannelConstraints(**rules), scope)
+    order = order_per_layer(scores) if scope is Scope.LAYER else order_globally(scores)
+    soft_floor = 0.0 if scope is Scope.LAYER else SOFT_FLOOR
+    return build_ladder(
+        dict(enumerate(toy.groups)), order, toy.lengths, ChannelConstraints(**rules), soft_floor=soft_floor
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=SIZES, scope=st.sampled_from(Scope), least=st.integers(1, 6), multiple=st.integers(1, 9), data=st.data())
+@given(
+    sizes=SIZES,
+    scope=st.sampled_from([Scope.GLOBAL, Scope.LAYER]),
+    least=st.integers(1, 6),
+    multiple=st.integers(1, 9),
+    data=st.data(),
+)
 def test_removals_are_nested_and_keep_floors_and_multiples(
     sizes: list[int], scope: Scope, least: int, multiple: int, data: st.DataObject
 ) -> None:

@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+from helpers.lessons import ScriptedStudent, TensorData
 from pruning_server.recovery.lesson import Lesson
 from pruning_server.recovery.losses import build_loss
 from pruning_server.recovery.objective import Objective, TargetForm
-from pruning_server.recovery.ports import Batch, Score, Trainable
+from pruning_server.recovery.ports import Score
 from pruning_server.recovery.schedule import TrainingPlan
 from pruning_server.spec.request import Loss, Task
 
 CLASSES = 3
 OBJECTIVE = Objective(task=Task.CLASSIFICATION, loss=Loss.CROSS_ENTROPY, form=TargetForm.LABELS, classes=CLASSES)
-
-
-@dataclass
-class ScriptedStudent:
-    """The student port over a scripted module without state of its own."""
-
-    module: torch.jit.ScriptModule
-    exact_batch: int | None = None
-    modes: list[str] = field(default_factory=list)
-
-    @property
-    def parameters(self) -> Sequence[Trainable]:
-        return [Trainable(name, tensor) for name, tensor in self.module.named_parameters()]
-
-    @property
-    def statistics(self) -> Sequence[torch.Tensor]:
-        return [tensor for _, tensor in self.module.named_buffers()]
-
-    def train(self) -> None:
-        self.module.train()
-
-    def eval(self) -> None:
-        self.module.eval()
-
-    def forward(self, inputs: tuple[object, ...]) -> torch.Tensor:
-        return self.module(*inputs)
-
-    def keeping_state(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-
-@dataclass
-class TensorData:
-    """Fit data in memory, with the original's outputs."""
-
-    inputs: torch.Tensor
-    targets: torch.Tensor | None
-    reference: torch.Tensor
-
-    @property
-    def samples(self) -> int:
-        return len(self.inputs)
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        index = torch.tensor(list(rows))
-        target = None if self.targets is None else self.targets[index]
-        return Batch((self.inputs[index],), target, self.reference[index])
 
 
 @dataclass

@@ -236,3 +236,27 @@ def test_a_loss_module_that_does_not_fit_ends_the_run(classroom: Callable) -> No
     with pytest.raises(JobFailureError) as caught:
         recover(room.lesson)
     assert caught.value.reason is Reason.LOSS_UNSUITABLE
+
+
+def test_every_rung_says_what_it_gained_and_what_it_cost(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=4, learning_rate=3e-3))
+    now = iter(range(10**6))
+    lesson = dataclasses.replace(room.lesson, seconds=lambda: float(next(now)))
+    recovered = recover(lesson)
+    names = [rung.name for rung in recovered.rungs]
+    assert names == [NOTHING, NORMALIZATION, FINE_TUNING]
+    assert all(rung.seconds > 0 for rung in recovered.rungs)
+    assert [rung.steps > 0 for rung in recovered.rungs] == [False, False, True]
+    first, second, third = recovered.rungs
+    assert second.before == first.score
+    assert third.before in {first.score, second.score}
+    assert third.gain == pytest.approx(third.score.metric - third.before.metric)
+
+
+def test_statistics_that_raise_the_loss_are_not_taken_for_a_lucky_hit(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=0))
+    scores = iter([Score(0.5, 1.0), Score(0.6, 2.0)])
+    before = state(room)
+    recovered = recover(dataclasses.replace(room.lesson, judge=lambda: next(scores)))
+    assert recovered.kept == NOTHING
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(room).items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pruning_server.recovery.optimizer import MaskedOptimizer
+from pruning_server.recovery.optimizer import MaskedOptimizer, Rule
 from pruning_server.recovery.ports import Trainable
 
 
@@ -118,3 +118,19 @@ def test_gradients_of_tensors_that_share_memory_add_up() -> None:
         shared.step(0.1)
         single.step(0.1)
     assert torch.equal(memory, alone.detach())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_momentum_steps_equal_torchs(weight_decay: float) -> None:
+    start = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    optimizer = MaskedOptimizer([Trainable("w", ours)], NoMasks(), weight_decay, Rule.MOMENTUM)
+    reference = torch.optim.SGD([theirs], lr=0.0, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    for number, gradient in enumerate(small_gradients(1, (3, 4), 20)):
+        rate = 1e-2 / (number + 1)
+        optimizer.zero_grad()
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+        assert optimizer.step(rate)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)

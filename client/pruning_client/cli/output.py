@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Pipes have no width; a table in one should not be cut.
 _PIPE_WIDTH = 200
 _UNLIMITED = 10_000
+_MAX_LINES = 10
 
 
 class Output:
@@ -63,7 +64,11 @@ class Output:
 
     def error(self, error: PruningClientError, *, job: str | None = None, state: str | None = None) -> None:
         """Says what went wrong and what to change."""
-        self.note(f"error: {error.message}")
+        first, *others = error.message.split("\n")
+        self.note(f"error: {first}")
+        # What a condition's caret points at; indented, so that no line of a server's looks like one of ours.
+        for line in others[:_MAX_LINES]:
+            self.note(f"  {line.removeprefix('  ')}")
         for violation in error.violations:
             if violation.description not in error.message:
                 self.note(f"  {violation.field}: {violation.description}")

@@ -68,6 +68,14 @@ def _check_strategy(submission: Submission, offered: StrategyInfo, version: str)
             f"criterion {criterion!r} is not known to the server; it is one of {', '.join(names)}",
             reason="UNKNOWN_CRITERION",
         )
+    chosen = next((c for c in offered.criteria if c.name == criterion), None)
+    if chosen is not None and chosen.granularities and granularity not in chosen.granularities:
+        fitting = [c.name for c in offered.criteria if granularity in c.granularities]
+        raise InvalidRequestError(
+            f"criterion {criterion!r} scores whole channels only; with granularity {granularity} use one of"
+            f" {', '.join(fitting)}",
+            reason="INVALID_FIELD",
+        )
 
 
 def _unimplemented(feature: str, version: str) -> UnimplementedError:

@@ -43,8 +43,10 @@ _TARGETS: dict[str, type[Target]] = {
 # Flags that only some strategies have.
 _STRATEGIES_BY_FLAG = {
     "condition": ("conditional",),
+    "risk": ("conditional",),
     "schedule": ("dynamic",),
     "continue_from": ("dynamic",),
+    "inference_gate": ("dynamic",),
     "criterion": ("static", "dynamic"),
     "scope": ("static", "dynamic"),
 }
@@ -129,13 +131,17 @@ def _check_flags(options: Namespace) -> None:
             name = flag.replace("_", "-")
             raise UsageError(f"argument --{name}: --strategy {options.strategy} has none; drop one of the two")
     granularity, _ = options.granularity or (Granularity.WEIGHT, None)
-    for flag in _CHANNEL_FLAGS:
+    # Without a granularity that of a condition's features is taken, which the server knows.
+    left_open = options.strategy == "conditional" and not options.granularity
+    for flag in () if left_open else _CHANNEL_FLAGS:
         if getattr(options, flag) is not None and granularity not in (Granularity.CHANNEL, Granularity.HEAD):
             name = flag.replace("_", "-")
             raise UsageError(f"argument --{name}: needs --granularity channel or head")
-    if options.strategy == "conditional" and not (options.condition or "").strip():
-        raise UsageError("--strategy conditional needs a --condition")
-    if options.strategy != "conditional" and _target(options) is None:
+    if options.strategy == "conditional" and bool((options.condition or "").strip()) == (options.risk is not None):
+        raise UsageError("--strategy conditional needs a --condition or a --risk, one of the two")
+    if options.risk is not None and _target(options) is not None:
+        raise UsageError("argument --risk: it decides how far to prune; drop the target")
+    if _needs_target(options) and _target(options) is None:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in _TARGETS)
         raise UsageError(f"no target: how far to prune? Give one of {flags}")
     if options.no_recovery and options.epochs:
@@ -143,6 +149,13 @@ def _check_flags(options: Namespace) -> None:
     lengths = {len(options.mean), len(options.std)} - {0, 1}
     if len(lengths) > 1:
         raise UsageError(f"--mean has {len(options.mean)} values and --std {len(options.std)}; one per channel each")
+
+
+def _needs_target(options: Namespace) -> bool:
+    """Patterns and conditions say how far, and so may a schedule that the data moves: the server knows which do."""
+    _, pattern = options.granularity or (Granularity.WEIGHT, None)
+    judged = options.strategy == "dynamic" and options.schedule is not None
+    return pattern is None and not judged and options.strategy != "conditional"
 
 
 def _target(options: Namespace) -> Target | None:
@@ -155,20 +168,22 @@ def _target(options: Namespace) -> Target | None:
 
 def _strategy(options: Namespace) -> Strategy:
     granularity, pattern = options.granularity or (Granularity.WEIGHT, None)
-    scope = Scope(options.scope or Scope.GLOBAL)
+    scope = Scope(options.scope) if options.scope else None
     channels = ChannelConstraints(min_channels=options.min_channels, multiple=options.multiple)
     if options.strategy == "conditional":
         if pattern is not None:
             raise UsageError("argument --granularity: --strategy conditional has no n:m pattern")
-        return Conditional(condition=options.condition, granularity=granularity, channels=channels)
+        asked = granularity if options.granularity else None
+        return Conditional(condition=options.condition or "", risk=options.risk, granularity=asked, channels=channels)
     if options.strategy == "dynamic":
         return Dynamic(
             granularity=granularity,
             nm_pattern=pattern,
             criterion=options.criterion or "",
-            scope=scope,
+            scope=scope or Scope.GLOBAL,
             schedule=options.schedule or "",
             continue_from_job_id=options.continue_from or "",
+            inference_gate=bool(options.inference_gate),
             channels=channels,
         )
     return Static(

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 
-from pruning_client.spec import Granularity, NmPattern, ScalarValue
+from pruning_client.spec import Granularity, NmPattern, Risk, ScalarValue
 from pruning_client.values import TensorSpec
 
 _INT64 = range(-(2**63), 2**63)
@@ -55,6 +55,15 @@ def integer_from(low: int, high: int) -> Callable[[str], int]:
 def numbers(text: str) -> tuple[float, ...]:
     """Reads `0.5,0.25`."""
     return tuple(number_in(-math.inf, math.inf)(part.strip()) for part in text.split(","))
+
+
+def risk(text: str) -> Risk:
+    """Reads `0.02:0.1`: the largest loss that is accepted, and how likely a larger one may be."""
+    loss, colon, error = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOSS:PROBABILITY, e.g. 0.02:0.1")
+    read = number_in(0, 1, low_open=True, high_open=True)
+    return Risk(max_loss=read(loss), error_probability=read(error))
 
 
 def positive_numbers(text: str) -> tuple[float, ...]:

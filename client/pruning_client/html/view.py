@@ -103,7 +103,8 @@ def build_view(report: Section) -> PageView:
         layers_cut=any(section(layer, "kept") for layer in items(report, "layers")),
         proof=_proof(section(report, "verify")),
         frozen=[_frozen(finding) for finding in items(report, "frozen")[:MAX_ROWS]],
-        strategy=_facts(section(report, "strategy"), leave_out=("notes", "recovery")),
+        strategy=_facts(section(report, "strategy"), leave_out=("notes", "recovery", "details"))
+        + _facts(section(report, "strategy", "details"), leave_out=("strategy",)),
         recovery=_facts(section(report, "strategy", "recovery"), leave_out=("history", "select")),
         candidates=_candidates(section(report, "strategy", "recovery"), metric),
         data=_facts(section(report, "data"), leave_out=("warnings",)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pruning_api.v1 import artifact_pb2, pruning_job_pb2, pruning_job_service_pb2, spec_pb2
-from pruning_client.spec import Verdict
+from pruning_client.spec import Granularity, Verdict
 from pruning_client.values import (
     Artifact,
     ArtifactKind,
@@ -16,6 +17,7 @@ from pruning_client.values import (
     Event,
     EventBody,
     Failure,
+    FeatureInfo,
     FrozenFinding,
     Heartbeat,
     Inspection,
@@ -26,6 +28,7 @@ from pruning_client.values import (
     Phase,
     Progress,
     Result,
+    ScheduleInfo,
     ServerInfo,
     Severity,
     Snapshot,
@@ -166,15 +169,26 @@ def inspection_from_wire(message: pruning_job_service_pb2.InspectModelResponse) 
 
 def strategy_info_from_wire(message: pruning_job_service_pb2.StrategyInfo) -> StrategyInfo:
     """Returns the strategy's description as a value."""
-    granularities = (granularity_from_wire(g) for g in message.granularities)
     return StrategyInfo(
         name=message.name,
         summary=message.summary,
         available=message.available,
-        granularities=tuple(g for g in granularities if g is not None),
+        granularities=_granularities(message.granularities),
         targets=tuple(message.targets),
-        criteria=tuple(CriterionInfo(c.name, c.summary, c.source) for c in message.criteria),
+        criteria=tuple(
+            CriterionInfo(c.name, c.summary, c.source, _granularities(c.granularities), c.needs)
+            for c in message.criteria
+        ),
+        schedules=tuple(
+            ScheduleInfo(s.name, s.summary, s.source, _granularities(s.granularities)) for s in message.schedules
+        ),
+        features=tuple(FeatureInfo(f.name, f.level, f.formula, f.source, f.cost) for f in message.features),
     )
+
+
+def _granularities(values: Iterable[int]) -> tuple[Granularity, ...]:
+    """Those that this client knows."""
+    return tuple(known for value in values if (known := granularity_from_wire(value)) is not None)
 
 
 def server_info_from_wire(message: pruning_job_service_pb2.GetServerInfoResponse) -> ServerInfo:

@@ -298,8 +298,8 @@ def granularity_from_wire(number: int) -> Granularity | None:
     return enum_from_wire(spec_pb2.Granularity, "GRANULARITY", Granularity, number)
 
 
-def _scope_from_wire(number: int) -> Scope:
-    return enum_from_wire(spec_pb2.Scope, "SCOPE", Scope, number) or Scope.GLOBAL
+def _scope_from_wire(number: int) -> Scope | None:
+    return enum_from_wire(spec_pb2.Scope, "SCOPE", Scope, number)
 
 
 def _channels_from_wire(c: spec_pb2.ChannelConstraints) -> ChannelConstraints:
@@ -320,7 +320,7 @@ def _strategy_from_wire(spec: spec_pb2.PruningSpec) -> Strategy:
             granularity=granularity_from_wire(d.granularity),
             nm_pattern=_pattern_from_wire(d),
             criterion=d.criterion,
-            scope=_scope_from_wire(d.scope),
+            scope=_scope_from_wire(d.scope) or Scope.GLOBAL,
             schedule=d.schedule,
             continue_from_job_id=d.continue_from_job_id,
             inference_gate=d.inference_gate,
@@ -343,7 +343,7 @@ def _conditional_from_wire(c: spec_pb2.ConditionalStrategy) -> Conditional:
     return Conditional(
         condition=c.condition,
         risk=Risk(c.risk.max_loss, c.risk.error_probability) if has_risk else None,
-        granularity=granularity_from_wire(c.granularity) or Granularity.WEIGHT,
+        granularity=granularity_from_wire(c.granularity),
         margin=c.margin or None,
         correction=enum_from_wire(
             spec_pb2.MultipleTestingCorrection,

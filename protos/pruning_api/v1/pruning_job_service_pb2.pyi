@@ -192,30 +192,64 @@ class ListStrategiesResponse(_message.Message):
     def __init__(self, strategies: _Optional[_Iterable[_Union[StrategyInfo, _Mapping]]] = ...) -> None: ...
 
 class StrategyInfo(_message.Message):
-    __slots__ = ("name", "summary", "available", "granularities", "targets", "criteria")
+    __slots__ = ("name", "summary", "available", "granularities", "targets", "criteria", "schedules", "features")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     GRANULARITIES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     CRITERIA_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     available: bool
     granularities: _containers.RepeatedScalarFieldContainer[_spec_pb2.Granularity]
     targets: _containers.RepeatedScalarFieldContainer[str]
     criteria: _containers.RepeatedCompositeFieldContainer[CriterionInfo]
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., available: bool = ..., granularities: _Optional[_Iterable[_Union[_spec_pb2.Granularity, str]]] = ..., targets: _Optional[_Iterable[str]] = ..., criteria: _Optional[_Iterable[_Union[CriterionInfo, _Mapping]]] = ...) -> None: ...
+    schedules: _containers.RepeatedCompositeFieldContainer[ScheduleInfo]
+    features: _containers.RepeatedCompositeFieldContainer[FeatureInfo]
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., available: bool = ..., granularities: _Optional[_Iterable[_Union[_spec_pb2.Granularity, str]]] = ..., targets: _Optional[_Iterable[str]] = ..., criteria: _Optional[_Iterable[_Union[CriterionInfo, _Mapping]]] = ..., schedules: _Optional[_Iterable[_Union[ScheduleInfo, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ...) -> None: ...
 
 class CriterionInfo(_message.Message):
-    __slots__ = ("name", "summary", "source")
+    __slots__ = ("name", "summary", "source", "granularities", "needs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITIES_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     source: str
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    granularities: _containers.RepeatedScalarFieldContainer[_spec_pb2.Granularity]
+    needs: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ..., granularities: _Optional[_Iterable[_Union[_spec_pb2.Granularity, str]]] = ..., needs: _Optional[str] = ...) -> None: ...
+
+class ScheduleInfo(_message.Message):
+    __slots__ = ("name", "summary", "source", "granularities")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    GRANULARITIES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    source: str
+    granularities: _containers.RepeatedScalarFieldContainer[_spec_pb2.Granularity]
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ..., granularities: _Optional[_Iterable[_Union[_spec_pb2.Granularity, str]]] = ...) -> None: ...
+
+class FeatureInfo(_message.Message):
+    __slots__ = ("name", "level", "formula", "source", "cost")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    FORMULA_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    level: str
+    formula: str
+    source: str
+    cost: str
+    def __init__(self, name: _Optional[str] = ..., level: _Optional[str] = ..., formula: _Optional[str] = ..., source: _Optional[str] = ..., cost: _Optional[str] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -23,6 +23,7 @@ class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCOPE_UNSPECIFIED: _ClassVar[Scope]
     SCOPE_GLOBAL: _ClassVar[Scope]
     SCOPE_LAYER: _ClassVar[Scope]
+    SCOPE_SENSITIVITY: _ClassVar[Scope]
 
 class MultipleTestingCorrection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -70,6 +71,7 @@ GRANULARITY_NM: Granularity
 SCOPE_UNSPECIFIED: Scope
 SCOPE_GLOBAL: Scope
 SCOPE_LAYER: Scope
+SCOPE_SENSITIVITY: Scope
 MULTIPLE_TESTING_CORRECTION_UNSPECIFIED: MultipleTestingCorrection
 MULTIPLE_TESTING_CORRECTION_HOLM: MultipleTestingCorrection
 MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG: MultipleTestingCorrection

@@ -20,7 +20,7 @@ from pruning_server.jobs.ports import ArtifactStore, CancelToken, Gate
 from pruning_server.jobs.workspace import InputFile, WorkerJob
 from pruning_server.spec.artifacts import ArtifactKind, DatasetSummary
 from pruning_server.spec.base import to_json
-from pruning_server.spec.request import ArtifactRef
+from pruning_server.spec.request import ArtifactRef, DynamicStrategy
 
 MAX_REPORT_BYTES = 256 * 1024 * 1024
 FINAL_MODEL = "final/pruned.pt"
@@ -85,12 +85,23 @@ class RunFolder:
                 )
                 for number, item in enumerate(spec.method_samples)
             ),
+            earlier=self._earlier(packer),
             device=device,
             threads=threads,
             created=dt.datetime.fromtimestamp(self.job.create_time, dt.UTC).isoformat(),
             service_version=service_version,
         )
         (self.path / workspace.JOB_FILE).write_bytes(to_json(worker_job))
+
+    def _earlier(self, packer: _Packer) -> workspace.EarlierFiles | None:
+        strategy, found = self.job.spec.strategy, self.job.spec.continuation
+        if found is None or not isinstance(strategy, DynamicStrategy):
+            return None
+        return workspace.EarlierFiles(
+            job_id=strategy.continue_from_job_id or "",
+            model=packer.pack(found.pruned, ArtifactKind.TORCHSCRIPT, workspace.EARLIER_MODEL_FILE),
+            report=packer.copy(found.report, workspace.EARLIER_REPORT_FILE),
+        )
 
     def output(self, name: str) -> Path:
         """The path of a file that the worker wrote.
@@ -145,6 +156,12 @@ class _Packer:
         if isinstance(summary, DatasetSummary):
             name = f"{name}.{summary.container}"
             destination.rename(self.folder / name)
+        return InputFile(path=name, sha256=artifact.sha256, size_bytes=artifact.size_bytes)
+
+    def copy(self, ref: ArtifactRef, name: str) -> InputFile:
+        """Copies a file that the service itself has written: a report."""
+        artifact = self.artifacts.get(self.owner, ref.artifact_id)
+        shutil.copyfile(self.artifacts.path(ref.artifact_id), self.folder / name)
         return InputFile(path=name, sha256=artifact.sha256, size_bytes=artifact.size_bytes)
 
 

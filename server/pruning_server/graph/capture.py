@@ -165,11 +165,13 @@ class Capture:
         """One run; arguments, result and errors are those of `capture`."""
         places = find_places(self._module)
         with torch.no_grad(), self._guard:
-            domain = _Watching(places.slots.values(), visit, None if names is None else frozenset(names))
+            domain = Watching(places.slots.values(), visit, None if names is None else frozenset(names))
             return Executor(self._module, domain, places).run(self._method, "forward", inputs)
 
 
-class _Watching(Domain):
+class Watching(Domain):
+    """Reports the uses of stored kernels to `visit`; `names` limits them."""
+
     def __init__(
         self, slots: Collection[Slot], visit: Callable[[LinearCall], None], names: frozenset[str] | None
     ) -> None:
@@ -182,6 +184,7 @@ class _Watching(Domain):
                 self._slots.setdefault((slot.tensor.data_ptr(), slot.tensor.numel()), slot)
 
     def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Runs an op, and shows it where its kernel is stored."""
         results = super().apply(step, inputs)
         if step.op in _CONVOLUTIONS:
             self._convolution(step, inputs, results[0])

@@ -78,6 +78,9 @@ class Effects:
         kinds = rules.BY_NAME[call.op]
         for name in rules.STATISTIC_NAMES:
             self._findings.statistics |= call.named(name).carried
+        for name in rules.SCALE_NAMES.intersection(call.names):
+            if kinds.get(name) is WeightKind.NORM:
+                self._findings.scales |= call.named(name).carried
         result = self._weighted(call, {i: kinds[name] for i, name in enumerate(call.names) if name in kinds})
         if "weight_norm" in call.op:  # it scales its first argument and is no use of it
             return replace(result, stored=call.arg(0).stored, scaled=call.arg(0).scaled, fresh=True)
@@ -174,6 +177,8 @@ class Effects:
             slot = self._slots[path]
             if slot.parameter and slot.tensor.numel() == max(slot.tensor.shape, default=1):
                 self._findings.use({path}, kind, call.site)
+                if kind is WeightKind.NORM:
+                    self._findings.scales.add(path)
             else:
                 self._findings.block({path}, f"it is {otherwise}", call.site, hard=False)
 

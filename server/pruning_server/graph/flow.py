@@ -123,6 +123,8 @@ class Findings:
     uses: dict[tuple[Path, WeightKind], Use] = field(default_factory=dict)
     blockers: dict[Path, Blocker] = field(default_factory=dict)
     statistics: set[Path] = field(default_factory=set)
+    # Vectors that an activation is multiplied by: of the vectors of normalizations the scales, not the shifts.
+    scales: set[Path] = field(default_factory=set)
     written: dict[Path, Site] = field(default_factory=dict)
     rescaled: set[Path] = field(default_factory=set)
     # Per (method, number of the op's first result in that graph): the slots at its weight positions.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pruning_server.graph.ir import Graph, Module, Node, Value, type_kind
+from pruning_server.graph.ir import Block, Graph, Module, Node, Value, is_tensor, type_kind
 
 
 def insert_attribute_read(graph: Graph, before: Node, name: str, like: Value) -> Value:
@@ -89,6 +89,111 @@ def set_constant_tensor(node: Node, tensor: torch.Tensor) -> None:
     """Replaces the tensor of a constant node."""
     node.t_("value", tensor)
     node.output().inferTypeFrom(tensor)
+
+
+def end_of(block: Graph | Block) -> Node:
+    """The node behind the last one of a graph or block: new nodes before it are the last to run."""
+    return block.return_node() if hasattr(block, "return_node") else block.returnNode()
+
+
+def insert_tensor_op(graph: Graph, before: Node, op: str, inputs: Sequence[Value]) -> Value:
+    """A new op with one tensor as its result before a node."""
+    node = insert_op(graph, before, op, inputs)
+    node.output().setType(torch._C.TensorType.get())
+    return node.output()
+
+
+def insert_largest_two(graph: Graph, before: Node, tensor: Value) -> Value:
+    """The two largest values along the last axis, the largest first."""
+    numbers = [insert_constant(graph, before, number) for number in (2, -1, True, True)]
+    node = graph.create("aten::topk", [tensor, *numbers], 2)
+    node.insertBefore(before)
+    for value in node.outputs():
+        value.setType(torch._C.TensorType.get())
+    return next(iter(node.outputs()))
+
+
+def insert_test(graph: Graph, before: Node, op: str, inputs: Sequence[Value]) -> Value:
+    """A new op with a bool as its result before a node."""
+    node = insert_op(graph, before, op, inputs)
+    node.output().setType(torch._C.BoolType.get())
+    return node.output()
+
+
+def insert_flag_read(graph: Graph, before: Node, name: str) -> Value:
+    """Inserts a read of the bool `self.<name>` before a node."""
+    node = graph.create("prim::GetAttr", [next(iter(graph.inputs()))], 1)
+    node.s_("name", name)
+    node.insertBefore(before)
+    node.output().setType(torch._C.BoolType.get())
+    return node.output()
+
+
+def insert_number_read(graph: Graph, before: Node, name: str) -> Value:
+    """Inserts a read of the float `self.<name>` before a node."""
+    node = graph.create("prim::GetAttr", [next(iter(graph.inputs()))], 1)
+    node.s_("name", name)
+    node.insertBefore(before)
+    node.output().setType(torch._C.FloatType.get())
+    return node.output()
+
+
+def insert_branch(graph: Graph, before: Node, condition: Value) -> tuple[Node, Block, Block]:
+    """An If before a node, with its empty blocks for True and for False; `close_branch` gives it results."""
+    node = graph.create("prim::If", [condition], 0)
+    node.insertBefore(before)
+    return node, node.addBlock(), node.addBlock()
+
+
+def close_branch(node: Node, if_true: Sequence[Value], if_false: Sequence[Value]) -> list[Value]:
+    """What an If gives: values of one block or of the other, of the types of the first."""
+    when_true, when_false = node.blocks()
+    results = []
+    for one, other in zip(if_true, if_false, strict=True):
+        when_true.registerOutput(one)
+        when_false.registerOutput(other)
+        result = node.addOutput()
+        result.setType(torch._C.TensorType.get() if type_kind(one) == "TensorType" else one.type())
+        results.append(result)
+    return results
+
+
+def insert_graph(graph: Graph, before: Node, other: Graph, inputs: Sequence[Value]) -> list[Value]:
+    """A copy of another graph's nodes before a node; returns what it returns."""
+    with graph.insert_point_guard(before):
+        return list(graph.insertGraph(other, list(inputs)))
+
+
+def narrow_uses(graph: Graph, value: Value, axis: int, start: int, end: int) -> list[Value]:
+    """Every user of a tensor takes coordinates `start` to `end` of an axis instead; returns the new values."""
+    narrowed = []
+    for use in list(value.uses()):
+        numbers = [insert_constant(graph, use.user, number) for number in (axis, start, end, 1)]
+        present = value
+        if not is_tensor(value):  # a bias is declared as one that may be missing
+            present = insert_tensor_op(graph, use.user, "aten::_unwrap_optional", [value])
+        smaller = insert_tensor_op(graph, use.user, "aten::slice", [present, *numbers])
+        use.user.replaceInput(use.offset, smaller)
+        narrowed.append(smaller)
+    return narrowed
+
+
+def pin_flag(graph: Graph, node: Node, value: bool) -> None:
+    """What reads a flag through this node takes a constant instead."""
+    node.output().replaceAllUsesWith(insert_constant(graph, node, value))
+
+
+def simplify(graph: Graph) -> None:
+    """Decides what constants decide, and drops what nothing needs; tensors are not computed in advance."""
+    torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
+    torch._C._jit_pass_dce(graph)
+
+
+def replace_body(graph: Graph, old: Sequence[Node], output: Value) -> None:
+    """The graph returns this value, and the old nodes go; nothing may use them any more."""
+    graph.return_node().replaceInput(0, output)
+    for node in reversed(old):
+        node.destroy()
 
 
 class ShapeLog:

@@ -163,6 +163,9 @@ BY_NAME: Mapping[str, Mapping[str, WeightKind]] = {
 RECURRENT_LISTS = _aten("lstm gru rnn_tanh rnn_relu")
 """Ops that take all their weights in a list named `params`: matrices are recurrent kernels, vectors biases."""
 
+SCALE_NAMES = frozenset({"weight", "gamma", "g", "norm_weight_1", "norm_weight_2"})
+"""Of the arguments that are `NORM`s, those that multiply."""
+
 STATISTIC_NAMES = frozenset({"running_mean", "running_var"})
 """Arguments of normalizations that are neither weights nor input."""
 

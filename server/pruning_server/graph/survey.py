@@ -29,7 +29,7 @@ def survey(places: Places, findings: Findings) -> WeightSurvey:
         kind = _kind(group, findings)
         obstacle = _obstacle(group, kind, findings)
         if kind is not None and obstacle is None:
-            weights.append(_weight(group, kind))
+            weights.append(_weight(group, kind, findings))
         elif obstacle is not None and (kind is not None or any(slot.parameter for slot in group.slots)):
             frozen.setdefault(obstacle, []).append(group.main.name)
     uses = tuple(
@@ -84,7 +84,7 @@ def _why_no_weight(blockers: Sequence[Blocker]) -> tuple[Site, str]:
     return Site("", ""), "no method of the model uses it as a weight"
 
 
-def _weight(group: MemoryGroup, kind: WeightKind) -> Weight:
+def _weight(group: MemoryGroup, kind: WeightKind, findings: Findings) -> Weight:
     main = group.main
     return Weight(
         name=main.name,
@@ -95,6 +95,7 @@ def _weight(group: MemoryGroup, kind: WeightKind) -> Weight:
         dtype=main.tensor.dtype,
         numel=main.tensor.numel(),
         parameter=main.parameter,
+        scale=kind is WeightKind.NORM and any(slot.path in findings.scales for slot in group.slots),
     )
 
 

@@ -39,6 +39,7 @@ class Weight:
         dtype: a floating-point type.
         numel: number of elements.
         parameter: False for buffers, plain attributes, list elements and thawed constants.
+        scale: of a `NORM`: activations are multiplied by it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Weight:
     dtype: torch.dtype
     numel: int
     parameter: bool
+    scale: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,14 @@ def check_catalogue(spec: PruningSpec, probe: Probe) -> None:
 
     Raises:
         NotImplementedFeatureError: the strategy is listed as not available, or not at all.
-        InvalidRequestError: the criterion is unknown; the message lists those that are known.
+        InvalidRequestError: the criterion is unknown, or scores whole channels only where single weights go; the message
+            lists those that fit; so with the schedule.
     """
     name = strategy_name(spec.strategy)
     listed: StrategyInfo | None = next((info for info in probe.strategies if info.name == name), None)
     if listed is None or not listed.available:
         raise NotImplementedFeatureError(f"{name} strategy")
+    _check_schedule(spec, listed)
     criterion: str | None = getattr(spec.strategy, "criterion", None)
     known = sorted(info.name for info in listed.criteria)
     if criterion is not None and criterion not in known:
@@ -100,6 +102,29 @@ def check_catalogue(spec: PruningSpec, probe: Probe) -> None:
             f"no criterion {criterion!r}; use one of {', '.join(known)}",
             Reason.UNKNOWN_CRITERION,
         )
+    granularity = spec.strategy.granularity
+    chosen = next((info for info in listed.criteria if info.name == criterion), None)
+    if chosen is not None and chosen.granularities and granularity not in chosen.granularities:
+        fitting = sorted(one.name for one in listed.criteria if granularity in one.granularities)
+        raise InvalidRequestError.for_field(
+            f"spec.{name}.criterion",
+            f"{criterion} scores whole channels only; with granularity {granularity.value} use one of {', '.join(fitting)}",
+        )
+
+
+def _check_schedule(spec: PruningSpec, listed: StrategyInfo) -> None:
+    wanted: str | None = getattr(spec.strategy, "schedule", None)
+    if wanted is None:
+        return
+    found = next((info for info in listed.schedules if info.name == wanted), None)
+    if found is None:
+        known = ", ".join(info.name for info in listed.schedules)
+        raise InvalidRequestError.for_field("spec.dynamic.schedule", f"no schedule {wanted!r}; use one of {known}")
+    granularity = spec.strategy.granularity
+    if granularity not in found.granularities:
+        fitting = ", ".join(info.name for info in listed.schedules if granularity in info.granularities)
+        text = f"{wanted} cannot prune with granularity {granularity.value}; use one of {fitting}"
+        raise InvalidRequestError.for_field("spec.dynamic.schedule", text)
 
 
 def strategy_name(strategy: Strategy) -> str:

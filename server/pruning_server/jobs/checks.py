@@ -30,7 +30,7 @@ def check_summaries(spec: PruningSpec, summaries: Mapping[str, Summary]) -> None
     if not isinstance(validation, DatasetSummary):
         raise InvalidRequestError.for_field("spec.validation", "is not a dataset", Reason.ARTIFACT_WRONG_KIND)
     problems = [
-        *_samples(spec.evaluation.split, validation),
+        *_samples(spec.split, validation),
         *_preprocessing(spec, validation),
         *_targets(spec, validation),
         *_arguments(spec, validation),

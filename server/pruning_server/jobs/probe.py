@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pruning_server.spec.base import Value
+from pruning_server.spec.condition import FeatureInfo
 from pruning_server.spec.request import Granularity, TargetKind
 
 
@@ -15,11 +16,25 @@ class DeviceInfo(Value, frozen=True, kw_only=True):
 
 
 class CriterionInfo(Value, frozen=True, kw_only=True):
-    """A registered criterion and where it comes from (authors, year, arXiv)."""
+    """A registered criterion, where it comes from (authors, year, arXiv), and what it can be asked for; (): everything.
+
+    `needs`: what it asks of the data: none, gradients, activations or trials.
+    """
 
     name: str
     summary: str
     source: str
+    granularities: tuple[Granularity, ...] = ()
+    needs: str = ""
+
+
+class ScheduleInfo(Value, frozen=True, kw_only=True):
+    """A registered schedule of dynamic pruning, where it comes from, and what it can be asked for."""
+
+    name: str
+    summary: str
+    source: str
+    granularities: tuple[Granularity, ...] = ()
 
 
 class StrategyInfo(Value, frozen=True, kw_only=True):
@@ -31,6 +46,8 @@ class StrategyInfo(Value, frozen=True, kw_only=True):
     granularities: tuple[Granularity, ...] = ()
     targets: tuple[TargetKind, ...] = ()
     criteria: tuple[CriterionInfo, ...] = ()
+    schedules: tuple[ScheduleInfo, ...] = ()
+    features: tuple[FeatureInfo, ...] = ()
 
 
 class Probe(Value, frozen=True, kw_only=True):

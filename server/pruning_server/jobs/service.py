@@ -11,6 +11,7 @@ from pruning_server.errors import CapacityError, InvalidRequestError, Reason, Un
 from pruning_server.jobs.admission import check_artifacts, check_catalogue, strategy_name, summarize
 from pruning_server.jobs.broker import ChangeBroker, Subscription
 from pruning_server.jobs.checks import check_summaries
+from pruning_server.jobs.continuing import repeat_continuation, resolve_continuation
 from pruning_server.jobs.devices import device_type, resolve_device
 from pruning_server.jobs.events import Event, Snapshot, StateEvent
 from pruning_server.jobs.model import Job, JobState
@@ -90,6 +91,10 @@ class JobService:
         check_spec(spec)
         check_implemented(spec)
         earlier = self._store.find_request(owner, request_id)
+        if earlier is None:
+            spec = resolve_continuation(owner, spec, self._store, self._artifacts)
+        else:  # whatever has become since of the job that it continues from
+            spec = repeat_continuation(spec, earlier.spec)
         # A repeated call gets its job also when by now the queue is full, the server drains or the files are gone.
         device = self._admit(owner, spec) if earlier is None else earlier.device
         try:
@@ -119,6 +124,7 @@ class JobService:
         """
         check_spec(spec)
         check_implemented(spec)
+        spec = resolve_continuation(owner, spec, self._store, self._artifacts)
         return Job(
             job_id="",
             owner=owner,

@@ -6,6 +6,8 @@
     in/validation.npz   or .safetensors; likewise train.*
     in/method-0.npz     samples of the first exported method that has some, and so on
     in/loss.pt          where the caller sent a loss module
+    in/earlier.pt       the pruned model of the job that this one continues from, as the gate wrote it
+    in/earlier.json     and its report
     out/pruned.pt       written by the worker, last of all renamed into place
     out/report.json
     out/expected.npz    sample inputs and the outputs of the final model in memory, for the check in a fresh process
@@ -22,6 +24,8 @@ VALIDATION_STEM = "in/validation"
 TRAIN_STEM = "in/train"
 METHOD_STEM = "in/method"
 LOSS_FILE = "in/loss.pt"
+EARLIER_MODEL_FILE = "in/earlier.pt"
+EARLIER_REPORT_FILE = "in/earlier.json"
 PRUNED_FILE = "out/pruned.pt"
 REPORT_FILE = "out/report.json"
 EXPECTED_FILE = "out/expected.npz"
@@ -42,6 +46,14 @@ class MethodFile(Value, frozen=True, kw_only=True):
     file: InputFile
 
 
+class EarlierFiles(Value, frozen=True, kw_only=True):
+    """The result of the job that this one continues from: its pruned model and its report."""
+
+    job_id: str
+    model: InputFile
+    report: InputFile
+
+
 class WorkerJob(Value, frozen=True, kw_only=True):
     """Everything that a worker is told: `job.json`."""
 
@@ -53,6 +65,7 @@ class WorkerJob(Value, frozen=True, kw_only=True):
     train: InputFile | None
     loss_module: InputFile | None
     methods: tuple[MethodFile, ...] = ()
+    earlier: EarlierFiles | None = None
     # What the executor leased: `cpu` or `cuda:N`, never `auto`.
     device: str
     threads: int

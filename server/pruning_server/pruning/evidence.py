@@ -85,6 +85,29 @@ class Evidence(Protocol):
         """
         ...
 
-    def latency_ratio(self, removal: Removal) -> float:
-        """Measured on the job's device: after / before, from alternating runs of the really shrunk model."""
+    def divergence(
+        self,
+        removed: Removal | Mapping[str, Mask],
+        *,
+        part: Part = "select",
+        updates: Mapping[str, torch.Tensor] | None = None,
+        samples: int | None = None,
+    ) -> float:
+        """How far the outputs without channels or weights are from the original's, on average; 0 where they are equal.
+
+        The distillation loss of the job's task: smooth, and known without labels. NaN where outputs are no numbers.
+
+        Args:
+            removed: as in `trial`.
+            part: that is judged on.
+            updates: new values of stored tensors by name, in full shape, written before anything is switched off.
+            samples: at most so many; None: all.
+        """
+        ...
+
+    def latency_ratio(self, removal: Removal, *, careful: bool = False) -> float:
+        """Measured on the job's device: after / before, medians of alternating runs of the really shrunk model.
+
+        `careful`: for longer, as the report does it. No two measurements are the same.
+        """
         ...

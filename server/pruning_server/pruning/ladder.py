@@ -7,18 +7,16 @@ in. What a removal keeps is then rounded up to a multiple, group by group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from pruning_server.graph.coupling.groups import ChannelGroup
 from pruning_server.graph.surgery.cut import Removal
-from pruning_server.pruning.ranking import ascending
-from pruning_server.spec.request import ChannelConstraints, Scope
+from pruning_server.pruning.allocation.orders import Step
+from pruning_server.spec.request import ChannelConstraints
 
 SOFT_FLOOR = 0.1
-"""With global competition a layer keeps this share of its channels for as long as others have more."""
+"""Where layers compete, each keeps this share of its channels for as long as others have more."""
 
 ROUNDED_FROM = 64
 """Groups of this many channels and more are rounded by default, to `DEFAULT_MULTIPLE`."""
@@ -38,6 +36,7 @@ class Ladder:
         channels: by group number, its channels in the order in which they go, without those that never go.
         sizes: by group number, how many channels it has.
         multiples: by group number, what the number of channels that it keeps is rounded up to.
+        widths: by group number, coordinates per channel; without heads.
         soft_steps: number of steps before the first that takes a layer below `SOFT_FLOOR` or a group's last channel.
     """
 
@@ -45,6 +44,7 @@ class Ladder:
     channels: Mapping[int, tuple[int, ...]]
     sizes: Mapping[int, int]
     multiples: Mapping[int, int]
+    widths: Mapping[int, int]
     soft_steps: int
 
     def __len__(self) -> int:
@@ -57,6 +57,19 @@ class Ladder:
             taken[number] += 1
         return {number: self._rounded(number, count) for number, count in taken.items()}
 
+    def less(self, number: int, count: int) -> int:
+        """The next smaller number of channels that may go from a group after rounding."""
+        size, multiple = self.sizes[number], self.multiples[number]
+        return size - min(size, (size - count) // multiple * multiple + multiple)
+
+    def widened(self, counts: Mapping[int, int], multiple: int) -> dict[int, int]:
+        """Fewer channels go, so that every group keeps coordinates in multiples of this too; heads stay as they are."""
+        wider = dict(counts)
+        for number, wide in self.widths.items():
+            size, step = self.sizes[number], math.lcm(self.multiples[number], multiple // math.gcd(multiple, wide))
+            wider[number] = size - min(size, math.ceil((size - counts[number]) / step) * step)
+        return wider
+
     def removal(self, counts: Mapping[int, int]) -> Removal:
         """The channels that go, ascending, by number of their group; groups that lose none are left out."""
         return {number: tuple(sorted(self.channels[number][:count])) for number, count in counts.items() if count}
@@ -68,23 +81,23 @@ class Ladder:
 
 def build_ladder(
     groups: Mapping[int, ChannelGroup],
-    scores: Mapping[int, torch.Tensor],
+    order: Sequence[Step],
     lengths: Lengths,
     constraints: ChannelConstraints,
-    scope: Scope,
+    *,
+    soft_floor: float = 0.0,
 ) -> Ladder:
     """Orders all channels that may go.
 
     Args:
         groups: those that may lose channels, by number.
-        scores: per channel, comparable between groups; the lowest goes first, of equal ones the first.
+        order: all their channels, in the order in which they should go; others go on where floors stop one.
         lengths: (tensor, axis) -> the axis's length; where it is not known, what all groups have of it.
         constraints: floors and multiples.
-        scope: LAYER: every group loses the same fraction, but for rounding to whole channels, and others go on where floors
-            stop one. GLOBAL: scores compete; layers are emptied beyond `SOFT_FLOOR` only when nothing else is left.
+        soft_floor: the share of its channels that a layer keeps until nothing else is left.
     """
-    room = _Room(groups, lengths, constraints.min_channels, SOFT_FLOOR if scope is Scope.GLOBAL else 0.0)
-    waiting = _ranked(groups, scores, scope)
+    room = _Room(groups, lengths, constraints.min_channels, soft_floor)
+    waiting = list(order)
     taken: list[tuple[int, int]] = []
     soft_steps = 0
     for soft in (True, False):
@@ -105,6 +118,7 @@ def build_ladder(
         channels={number: tuple(order) for number, order in channels.items()},
         sizes={number: group.size for number, group in groups.items()},
         multiples={number: multiple_of(group, constraints) for number, group in groups.items()},
+        widths={number: width(group) for number, group in groups.items() if group.kind != HEAD},
         soft_steps=soft_steps,
     )
 
@@ -122,24 +136,6 @@ def multiple_of(group: ChannelGroup, constraints: ChannelConstraints) -> int:
     default = DEFAULT_MULTIPLE if group.size * wide >= ROUNDED_FROM else 1
     multiple = default if constraints.multiple is None else constraints.multiple
     return multiple // math.gcd(multiple, wide)
-
-
-def _ranked(
-    groups: Mapping[int, ChannelGroup], scores: Mapping[int, torch.Tensor], scope: Scope
-) -> list[tuple[int, int]]:
-    pairs = [(number, channel) for number, group in groups.items() for channel in range(group.size)]
-    by_score = ascending(torch.cat([scores[number].double() for number in groups]))
-    if scope is Scope.GLOBAL:
-        return [pairs[position] for position in by_score.tolist()]
-    # A channel's turn is the fraction of its group that is gone when half of it is: rounded to whole channels, every
-    # group loses the same fraction then. Where that ties, scores decide.
-    met = dict.fromkeys(groups, 0)
-    turns = torch.empty(len(pairs), dtype=torch.float64)
-    for place, position in enumerate(by_score.tolist()):
-        number, _ = pairs[position]
-        turns[place] = (met[number] + 0.5) / groups[number].size
-        met[number] += 1
-    return [pairs[position] for position in by_score[ascending(turns)].tolist()]
 
 
 class _Room:

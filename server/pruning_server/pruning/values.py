@@ -11,6 +11,8 @@ import torch
 from pruning_server.graph.coupling.groups import ChannelGroup
 from pruning_server.graph.surgery.cut import Removal
 from pruning_server.graph.values import FrozenUse, WeightKind
+from pruning_server.spec.condition import FeatureInfo
+from pruning_server.spec.report import CriterionChoice, StrategyDetails
 from pruning_server.spec.request import Granularity, TargetKind
 
 
@@ -55,11 +57,17 @@ class PruningPlan:
         masks: by weight name, one per prunable weight.
         notes: for the report.
         updates: new values of stored tensors by name, in their full shape, written before the masks.
+        details: what the strategy has to tell, for the report.
+        choice: of the criterion `auto`.
+        frozen: weights that the plan leaves whole although they could be pruned, with the reason.
     """
 
     masks: Mapping[str, Mask]
     notes: tuple[str, ...]
     updates: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    details: StrategyDetails | None = None
+    choice: CriterionChoice | None = None
+    frozen: tuple[FrozenUse, ...] = ()
 
     @property
     def prunable_weights(self) -> int:
@@ -101,6 +109,7 @@ class StructuralInput:
         scored: names of the weights whose elements count, e.g. kernels; no buffer's.
         cost: what the model would take after a removal; more removed is never more.
         frozen: why the rest stays, for messages.
+        scales: finds the names of the learned scales of normalizations, for criteria that go by them.
     """
 
     groups: Sequence[ChannelGroup]
@@ -108,6 +117,7 @@ class StructuralInput:
     scored: frozenset[str]
     cost: Callable[[Removal], Cost]
     frozen: tuple[FrozenUse, ...] = ()
+    scales: Callable[[], frozenset[str]] = frozenset
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,8 @@ class StructuralPlan:
         frozen: groups that the request or the lack of weights keeps, with the reason.
         notes: for the report.
         updates: new values of stored tensors by name, in their full shape, written before channels are removed.
+        details: what the strategy has to tell, for the report.
+        choice: of the criterion `auto`.
     """
 
     removal: Removal
@@ -130,6 +142,8 @@ class StructuralPlan:
     frozen: tuple[FrozenUse, ...]
     notes: tuple[str, ...]
     updates: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    details: StrategyDetails | None = None
+    choice: CriterionChoice | None = None
 
     @property
     def removed_counts(self) -> dict[int, int]:
@@ -159,11 +173,26 @@ class StructuralPlan:
 
 @dataclass(frozen=True)
 class CriterionInfo:
-    """A registered criterion and where it comes from (authors, year, arXiv)."""
+    """A registered criterion, where it comes from (authors, year, arXiv), and what it can be asked for.
+
+    `needs`: what it asks of the data: none, gradients, activations or trials.
+    """
 
     name: str
     summary: str
     source: str
+    granularities: tuple[Granularity, ...] = ()
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class ScheduleInfo:
+    """A registered schedule of dynamic pruning, where it comes from, and what it can be asked for."""
+
+    name: str
+    summary: str
+    source: str
+    granularities: tuple[Granularity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,3 +205,5 @@ class StrategyInfo:
     granularities: tuple[Granularity, ...] = ()
     targets: tuple[TargetKind, ...] = ()
     criteria: tuple[CriterionInfo, ...] = ()
+    schedules: tuple[ScheduleInfo, ...] = ()
+    features: tuple[FeatureInfo, ...] = ()

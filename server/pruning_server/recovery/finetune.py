@@ -1,28 +1,36 @@
 """Masked fine-tuning: the caller's loss and distillation from the original, a rate that decays to zero, best on select.
 
-Zeros stay exactly zero after every step. The learning rate is tried out where the request leaves it open.
+Zeros stay exactly zero after every step. Optimiser and learning rate are tried out where the request leaves them open.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pruning_server.recovery.augmentation import Augmentation, find_augmentation
 from pruning_server.recovery.checkpoint import Checkpoint
-from pruning_server.recovery.lesson import Lesson, blended
-from pruning_server.recovery.optimizer import MaskedOptimizer
+from pruning_server.recovery.lesson import Lesson
+from pruning_server.recovery.model_errors import MODEL_ERRORS
+from pruning_server.recovery.optimizer import Rule
 from pruning_server.recovery.ports import Score
-from pruning_server.recovery.raised import is_out_of_memory
-from pruning_server.recovery.schedule import batches, decayed
+from pruning_server.recovery.raised import is_out_of_memory, last_line
+from pruning_server.recovery.trainer import Recipe, Trainer, steps_per_epoch
 
-# AdamW's usual rate and its neighbours; which one fits depends on the net, so it is tried.
-TRIED_LEARNING_RATES = (1e-3, 3e-4, 3e-3)
-TRIAL_STEPS = 40
-TRIAL_SHARE = 0.1
-MAX_SKIPPED_STEPS = 10
+# The highest rate first. Where there are too few steps to try them, the middle one is taken.
+NORMALIZED_RECIPES = (Recipe(Rule.MOMENTUM, 0.02), Recipe(Rule.MOMENTUM, 0.01), Recipe(Rule.MOMENTUM, 0.003))
+OTHER_RECIPES = (Recipe(Rule.ADAMW, 3e-3), Recipe(Rule.ADAMW, 1e-3), Recipe(Rule.ADAMW, 3e-4))
+MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 8, 30
+# Of the steps of the request, for all trials together.
+TRIED_SHARE = 0.2
+# High rates win late (Le and Hua, 2021, arXiv 2105.03193): the highest whose trial is not much worse than the best one's.
+MAX_TRIAL_LOSS_RATIO = 1.03
+# Fitting once more costs as much again; fewer additional samples are not worth it.
+MIN_ADDED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class FineTuned:
     learning_rate: float
     history: tuple[Epoch, ...]
     notes: tuple[str, ...]
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class _Pass:
     best_weights: Checkpoint | None
     history: tuple[Epoch, ...]
     notes: tuple[str, ...]
+    steps: int
 
 
 def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
@@ -71,60 +81,119 @@ def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
     """
     torch.manual_seed(lesson.plan.seed)
     origin = Checkpoint.of(lesson.tensors)
-    rate, trial = (lesson.plan.learning_rate, None) if lesson.plan.learning_rate else _try_rates(lesson, origin)
-    done = _train(lesson, rate, start)
-    candidates = [(done.best, done.best_weights)] + ([(trial.best, trial.best_weights)] if trial else [])
-    best, weights = start, origin
-    for score, checkpoint in candidates:
-        if checkpoint is not None and score.beats(best):
-            best, weights = score, checkpoint
-    weights.restore()
+    augmentation, notes = _augmentation(lesson)
+    recipe, tried = _recipe(lesson, origin, augmentation)
+    done = _train(lesson, recipe, augmentation, start)
+    improved = done.best_weights is not None and done.best.beats(start)
+    (done.best_weights if improved and done.best_weights else origin).restore()
+    score = done.best if improved else start
+    more, extra = _refit_on_all(lesson, recipe, augmentation, origin, start, done) if improved else ((), 0)
     return FineTuned(
-        improved=weights is not origin, score=best, learning_rate=rate, history=done.history, notes=done.notes
+        improved=improved,
+        score=score,
+        learning_rate=recipe.rate,
+        history=done.history,
+        notes=(*notes, *_told(recipe, lesson), *done.notes, *more),
+        steps=tried + done.steps + extra,
     )
 
 
-def _try_rates(lesson: Lesson, origin: Checkpoint) -> tuple[float, _Pass]:
-    """Trains briefly at each rate from the same weights; the lowest loss on select wins."""
-    best_rate, best_loss, best = TRIED_LEARNING_RATES[0], float("inf"), None
-    for number, rate in enumerate(TRIED_LEARNING_RATES):
+def _augmentation(lesson: Lesson) -> tuple[Augmentation | None, tuple[str, ...]]:
+    """Which variants of the samples are shown, and a note on them."""
+    if lesson.teacher is None:
+        return None, ()
+    try:
+        found = find_augmentation(
+            lesson.data, lesson.teacher, lesson.objective, lesson.student.exact_batch, lesson.plan.seed
+        )
+    except MODEL_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        return None, (f"Samples were shown as they are, since the original raised on variants: {last_line(error)}",)
+    if found is None:
+        return None, ()
+    shown = [
+        *(["mirrored"] if found.flips else []),
+        *([f"shifted by up to {found.shift} pixels"] if found.shift else []),
+    ]
+    return found, (f"Fine-tuning showed the images {' and '.join(shown)} too, which the original answers alike.",)
+
+
+def _told(recipe: Recipe, lesson: Lesson) -> tuple[str, ...]:
+    if lesson.plan.learning_rate:
+        return ()
+    return (f"Fine-tuning stepped by {recipe.rule.value}, at first at a rate of {recipe.rate:g}.",)
+
+
+# --- Finding the rate -------------------------------------------------------------------------------------------------
+
+
+def _recipe(lesson: Lesson, origin: Checkpoint, augmentation: Augmentation | None) -> tuple[Recipe, int]:
+    """The request's rate, or what a brief rehearsal from the same weights finds; and the steps that took."""
+    plan = lesson.plan
+    if plan.learning_rate:
+        return Recipe(Rule.ADAMW, plan.learning_rate), 0
+    normalized = lesson.training_mode and bool(lesson.student.statistics)
+    recipes = NORMALIZED_RECIPES if normalized else OTHER_RECIPES
+    steps = min(MAX_TRIAL_STEPS, int(TRIED_SHARE * plan.epochs * steps_per_epoch(lesson) / len(recipes)))
+    if steps < MIN_TRIAL_STEPS:
+        return recipes[len(recipes) // 2], 0
+    losses, taken = [], 0
+    for recipe in recipes:
+        loss, count = _try(lesson, recipe, steps, augmentation)
         origin.restore()
-        torch.manual_seed(lesson.plan.seed)
-        trainer = _Trainer(lesson, rate, total_steps=TRIAL_STEPS)
-        generator = np.random.default_rng(lesson.plan.seed)
-        while trainer.steps < TRIAL_STEPS and not trainer.diverged:
-            if not trainer.epoch(generator, max_steps=TRIAL_STEPS):
-                break
-        score = _judged(lesson)
-        fraction = TRIAL_SHARE * (number + 1) / len(TRIED_LEARNING_RATES)
-        lesson.progress(epoch=0, epochs=lesson.plan.epochs, fraction=fraction, metrics={}, samples=trainer.samples)
-        loss = score.loss if math.isfinite(score.loss) else float("inf")
-        if best is None or loss < best_loss:
-            best_rate, best_loss = rate, loss
-            best = _Pass(score, Checkpoint.of(lesson.tensors), (), ())
-    origin.restore()
-    return best_rate, best or _Pass(Score(float("nan"), float("nan")), None, (), ())
+        losses.append(loss)
+        taken += count
+    return _highest(recipes, losses), taken
 
 
-def _train(lesson: Lesson, rate: float, start: Score) -> _Pass:
+def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation | None) -> tuple[float, int]:
+    torch.manual_seed(lesson.plan.seed)
+    trainer = Trainer(lesson, recipe, steps, augmentation)
+    generator = np.random.default_rng(lesson.plan.seed)
+    while trainer.steps < steps and not trainer.diverged:
+        before = trainer.steps
+        trainer.epoch(generator, max_steps=steps)
+        if trainer.steps == before:
+            break
+    lesson.progress(epoch=0, epochs=lesson.plan.epochs, fraction=0.0, metrics={}, samples=trainer.samples)
+    loss = _judged(lesson).loss
+    return (loss if math.isfinite(loss) else math.inf), trainer.steps
+
+
+def _highest(recipes: Sequence[Recipe], losses: Sequence[float]) -> Recipe:
+    """The highest rate that is nearly as good as the best."""
+    best = min(losses)
+    limit = best * MAX_TRIAL_LOSS_RATIO if best > 0 else best
+    return next((one for one, loss in zip(recipes, losses, strict=True) if loss <= limit), recipes[-1])
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def _train(lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, start: Score) -> _Pass:
     plan = lesson.plan
     torch.manual_seed(plan.seed)
     generator = np.random.default_rng(plan.seed)
-    probe = np.random.default_rng(plan.seed)
-    steps_per_epoch = sum(1 for _ in batches(lesson.data.samples, plan.batch_size, lesson.student.exact_batch, probe))
-    trainer = _Trainer(lesson, rate, total_steps=plan.epochs * steps_per_epoch)
+    trainer = Trainer(lesson, recipe, plan.epochs * steps_per_epoch(lesson), augmentation)
     best, weights, history, notes, since_best = start, None, [], [], 0
+    lowest = start.loss if math.isfinite(start.loss) else math.inf
     for epoch in range(1, plan.epochs + 1):
         before = trainer.samples
         loss = trainer.epoch(generator)
         score = _judged(lesson)
         history.append(Epoch(epoch, trainer.learning_rate, loss, score.metric, score.loss))
-        fraction = TRIAL_SHARE + (1 - TRIAL_SHARE) * epoch / plan.epochs
         metrics = {"train_loss": loss, "select_metric": score.metric, "select_loss": score.loss}
         lesson.progress(
-            epoch=epoch, epochs=plan.epochs, fraction=fraction, metrics=metrics, samples=trainer.samples - before
+            epoch=epoch,
+            epochs=plan.epochs,
+            fraction=epoch / plan.epochs,
+            metrics=metrics,
+            samples=trainer.samples - before,
         )
         since_best += 1
+        if score.loss < lowest:
+            lowest, since_best = score.loss, 0
         if score.beats(best):
             best, weights, since_best = score, Checkpoint.of(lesson.tensors), 0
         if trainer.diverged:
@@ -132,82 +201,39 @@ def _train(lesson: Lesson, rate: float, start: Score) -> _Pass:
             break
         if plan.patience_epochs is not None and since_best >= plan.patience_epochs:
             break
-    return _Pass(best, weights, tuple(history), tuple(notes))
+    return _Pass(best, weights, tuple(history), tuple(notes), trainer.steps)
 
 
-class _Trainer:
-    """Takes steps at a decaying rate; halves it where a gradient is not finite."""
+def _refit_on_all(
+    lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, origin: Checkpoint, start: Score, done: _Pass
+) -> tuple[tuple[str, ...], int]:
+    """Trains once more from the same weights, on select as well, for as many epochs as did best; a note, and the steps.
 
-    def __init__(self, lesson: Lesson, rate: float, total_steps: int) -> None:
-        self._lesson = lesson
-        self._optimizer = MaskedOptimizer(lesson.student.parameters, lesson.masks, lesson.plan.weight_decay)
-        self._rate = rate
-        self._total_steps = total_steps
-        self._skipped = 0
-        self._largest_pass: int | None = None
-        self.steps = 0
-        self.samples = 0
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next step."""
-        return decayed(self._rate, self.steps, self._total_steps)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether lower rates did not help either."""
-        return self._skipped >= MAX_SKIPPED_STEPS
-
-    def epoch(self, generator: np.random.Generator, max_steps: int | None = None) -> float:
-        """Trains on every sample of fit once and returns the mean loss; NaN where there was no step."""
-        lesson = self._lesson
-        lesson.enter_training()
-        total, count = 0.0, 0
-        for passes in batches(lesson.data.samples, lesson.plan.batch_size, lesson.student.exact_batch, generator):
-            if self.diverged or (max_steps is not None and self.steps >= max_steps):
-                break
-            size = sum(len(rows) for rows in passes)
-            total += self._step(passes) * size
-            count += size
-        self.samples += count
-        return total / count if count else float("nan")
-
-    def _step(self, passes: tuple[tuple[int, ...], ...]) -> float:
-        while True:
-            try:
-                value = self._accumulate(self._split(passes))
-                break
-            except (RuntimeError, MemoryError) as error:
-                largest = max(len(rows) for rows in self._split(passes))
-                if not is_out_of_memory(error) or largest == 1 or self._lesson.student.exact_batch is not None:
-                    raise
-                # The same step in smaller passes: gradients add up, memory does not.
-                self._largest_pass = largest // 2
-        if self._optimizer.step(self.learning_rate):
-            self._skipped = 0
-        else:
-            self._skipped += 1
-            self._rate /= 2
-        self.steps += 1
-        return value
-
-    def _accumulate(self, passes: tuple[tuple[int, ...], ...]) -> float:
-        lesson, value = self._lesson, 0.0
-        size = sum(len(rows) for rows in passes)
-        self._optimizer.zero_grad()
-        for rows in passes:
-            batch = lesson.data.batch(rows)
-            with lesson.passing():
-                loss = blended(lesson, lesson.student.forward(batch.inputs), batch) * (len(rows) / size)
-                self._optimizer.backward(loss)
-            value += float(loss.detach())
-        return value
-
-    def _split(self, passes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        if self._largest_pass is None:
-            return passes
-        size = self._largest_pass
-        return tuple(rows[i : i + size] for rows in passes for i in range(0, len(rows), size))
+    Nothing is left that could judge the outcome, so that it is done only where training on fit alone helped beyond doubt,
+    and kept unless it answers select, which it has now seen, worse than before.
+    """
+    data, plan = lesson.all_data, lesson.plan
+    added = data.samples - lesson.data.samples if data is not None else 0
+    if data is None or not plan.refits or added < MIN_ADDED_SHARE * lesson.data.samples:
+        return (), 0
+    if done.best.metric - start.metric < 0.5 / math.sqrt(added):
+        return (), 0
+    kept = Checkpoint.of(lesson.tensors)
+    epochs = next(number for number, one in enumerate(done.history, 1) if one.select_loss == done.best.loss)
+    origin.restore()
+    torch.manual_seed(plan.seed)
+    generator = np.random.default_rng(plan.seed)
+    trainer = Trainer(lesson, recipe, plan.epochs * steps_per_epoch(lesson, data), augmentation, data)
+    for _ in range(epochs):
+        trainer.epoch(generator)
+    if trainer.diverged or done.best.beats(_judged(lesson)):
+        kept.restore()
+        return (), trainer.steps
+    text = (
+        f"The delivered weights were trained once more on fit and select together, for {epochs} epochs, as many as did "
+        "best on select; the scores on select are of the training on fit alone."
+    )
+    return (text,), trainer.steps
 
 
 def _judged(lesson: Lesson) -> Score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,10 +10,17 @@ import torch
 
 from pruning_server.recovery.losses import LossFunction, distillation
 from pruning_server.recovery.objective import Objective, TargetForm
-from pruning_server.recovery.ports import Batch, FitData, Judge, Masks, Progress, Student
+from pruning_server.recovery.ports import Batch, FitData, Judge, Masks, Progress, Student, Teacher
+from pruning_server.recovery.reconstruction import Pair
 from pruning_server.recovery.schedule import TrainingPlan
+from pruning_server.spec.request import Loss
 
-DISTILLATION_WEIGHT = 0.5
+# Soft answers say more than a label does, and more to a small set; of other losses both terms are of one kind.
+CLASSIFICATION_DISTILLATION_WEIGHT, DISTILLATION_WEIGHT = 0.9, 0.5
+
+
+def _no_clock() -> float:
+    return 0.0
 
 
 class NoGradientError(Exception):
@@ -22,7 +29,15 @@ class NoGradientError(Exception):
 
 @dataclass(frozen=True)
 class Lesson:
-    """Everything that training works with."""
+    """Everything that recovery works with.
+
+    Attributes:
+        pair: the original and the pruned model, for closed-form reconstruction; None leaves that out.
+        teacher: the original, to be asked about variants of the samples; None: samples are shown as they are.
+        all_data: fit and select together, for a last training that nothing is chosen by; None leaves that out.
+        autocast: the half precision in which a GPU computes what it may while training; None: as the weights are.
+        seconds: the run's clock.
+    """
 
     student: Student
     data: FitData
@@ -34,6 +49,11 @@ class Lesson:
     progress: Progress
     training_mode: bool = True
     keeps_overwritten: bool = False
+    pair: Pair | None = None
+    teacher: Teacher | None = None
+    all_data: FitData | None = None
+    autocast: torch.dtype | None = None
+    seconds: Callable[[], float] = _no_clock
 
     @contextmanager
     def passing(self) -> Iterator[None]:
@@ -47,6 +67,14 @@ class Lesson:
                 stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
             stack.enter_context(self.student.keeping_state())
             yield
+
+    def forward(self, inputs: tuple[object, ...]) -> torch.Tensor:
+        """The student's output in training, in mixed precision where that was asked for."""
+        if self.autocast is None:
+            return self.student.forward(inputs)
+        device = next((t.tensor.device.type for t in self.student.parameters), "cpu")
+        with torch.autocast(device, dtype=self.autocast):
+            return self.student.forward(inputs)
 
     def enter_training(self) -> None:
         """Puts the student into the mode in which it is trained.
@@ -65,14 +93,16 @@ class Lesson:
 
 
 def blended(lesson: Lesson, output: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The loss to lower: the caller's, and half of it distillation from the original where that adds something."""
+    """The loss to lower: the caller's, and distillation from the original where that adds something."""
     target = batch.reference if batch.target is None else batch.target
     loss = lesson.loss.mean(output, target)
     # Where the original's output is the target already, distillation would count it twice.
     if lesson.objective.form is TargetForm.NONE or batch.target is None:
         return loss
     soft = distillation(output, batch.reference, lesson.objective)
-    return loss if soft is None else (1 - DISTILLATION_WEIGHT) * loss + DISTILLATION_WEIGHT * soft
+    classifies = lesson.objective.loss is Loss.CROSS_ENTROPY
+    weight = CLASSIFICATION_DISTILLATION_WEIGHT if classifies else DISTILLATION_WEIGHT
+    return loss if soft is None else (1 - weight) * loss + weight * soft
 
 
 def require_gradient(lesson: Lesson) -> None:
@@ -88,7 +118,7 @@ def require_gradient(lesson: Lesson) -> None:
     batch = lesson.data.batch(range(size))
     lesson.enter_training()
     with lesson.passing():
-        output = lesson.student.forward(batch.inputs)
+        output = lesson.forward(batch.inputs)
         if not output.requires_grad:
             raise NoGradientError("no gradient flows from the model's output to its weights.")
         loss = blended(lesson, output, batch)

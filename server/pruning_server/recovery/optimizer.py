@@ -1,7 +1,8 @@
-"""The optimiser: AdamW with float32 master copies for half precision, and pruned weights held at zero."""
+"""The optimisers: AdamW or momentum, with float32 master copies for half precision, and pruned weights held at zero."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,16 @@ from pruning_server.recovery.ports import Masks, Trainable
 
 MAX_GRADIENT_NORM = 1.0
 BETA_MEAN, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8
+MOMENTUM = 0.9
 # Gradients of float16 weights underflow without it (Micikevicius et al., 2018, arXiv 1710.03740).
 HALF_LOSS_SCALE = 1024.0
+
+
+class Rule(enum.StrEnum):
+    """How a gradient becomes a step."""
+
+    ADAMW = "adamw"
+    MOMENTUM = "momentum"  # stochastic gradient descent with Nesterov's momentum
 
 
 @dataclass
@@ -25,21 +34,32 @@ class _Moments:
 
 
 class MaskedOptimizer:
-    """AdamW steps on what may be trained; after each, pruned weights are exactly zero again.
+    """Steps on what may be trained; after each, pruned weights are exactly zero again.
 
     Momentum may build up for a pruned weight, but can never reach it: zeros are written last. The update is written out
     here because torch.optim takes seconds to import, more than most small models take to train.
 
-    Source: Loshchilov and Hutter, 2019, arXiv 1711.05101.
+    Sources: Loshchilov and Hutter, 2019, arXiv 1711.05101 (AdamW); Sutskever, Martens, Dahl and Hinton, 2013, ICML
+    (momentum).
     """
 
-    def __init__(self, trainables: Sequence[Trainable], masks: Masks, weight_decay: float) -> None:
+    def __init__(
+        self,
+        trainables: Sequence[Trainable],
+        masks: Masks,
+        weight_decay: float,
+        rule: Rule = Rule.ADAMW,
+        *,
+        half: bool = False,
+    ) -> None:
         self._trainables = tuple(trainables)
         self._masks = masks
         self._weight_decay = weight_decay
+        self._update = self._adamw if rule is Rule.ADAMW else self._momentum
         self._masters = [_master(trainable.tensor) for trainable in trainables]
         self._moments = [_Moments(torch.zeros_like(m), torch.zeros_like(m)) for m in self._masters]
-        self._scale = HALF_LOSS_SCALE if any(t.tensor.dtype == torch.float16 for t in trainables) else 1.0
+        half = half or any(t.tensor.dtype == torch.float16 for t in trainables)
+        self._scale = HALF_LOSS_SCALE if half else 1.0
 
     def zero_grad(self) -> None:
         """Forgets all gradients."""
@@ -75,7 +95,12 @@ class MaskedOptimizer:
         self._masks.hold()
         return True
 
-    def _update(self, master: torch.Tensor, gradient: torch.Tensor, moments: _Moments, rate: float) -> None:
+    def _momentum(self, master: torch.Tensor, gradient: torch.Tensor, moments: _Moments, rate: float) -> None:
+        step = gradient.add(master, alpha=self._weight_decay)
+        moments.mean.mul_(MOMENTUM).add_(step)
+        master.add_(step.add_(moments.mean, alpha=MOMENTUM), alpha=-rate)
+
+    def _adamw(self, master: torch.Tensor, gradient: torch.Tensor, moments: _Moments, rate: float) -> None:
         moments.steps += 1
         moments.mean.lerp_(gradient, 1 - BETA_MEAN)
         moments.square.mul_(BETA_SQUARE).addcmul_(gradient, gradient, value=1 - BETA_SQUARE)

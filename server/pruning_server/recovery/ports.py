@@ -90,6 +90,14 @@ class Student(Protocol):
         ...
 
 
+class Teacher(Protocol):
+    """The original model."""
+
+    def outputs(self, inputs: Sequence[object]) -> torch.Tensor:
+        """What is judged of its outputs for these arguments of the student's forward; detached, as at inference."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trainable:
     """One tensor to train, and the other tensors that share its memory: gradients may arrive at any of them."""

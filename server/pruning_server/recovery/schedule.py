@@ -9,20 +9,28 @@ import numpy as np
 
 from pruning_server.spec.request import FineTune
 
-TARGET_STEPS = 800
+TARGET_STEPS = 1100
 MIN_EPOCHS, MAX_EPOCHS = 2, 40
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 64
+# Of small sets; with fewer samples in each, what normalization learns of a batch is noise.
+SMALLEST_SET_IN_BATCHES = 10
 # Multiply-accumulates of automatic training; a few minutes on two CPU cores. Counted rather than timed: a clock would
 # give another number of epochs, and another model, on every run.
-MACS_BUDGET = {"cpu": 6e12, "cuda": 6e14}
+MACS_BUDGET = {"cpu": 2.4e13, "cuda": 2.4e15}
 # A step costs a forward pass and about two more for the gradients.
 PASSES_PER_STEP = 3
 MIN_PATIENCE_EPOCHS = 5
+# Of both trainings together, in epochs of the first.
+REFITTED_COST = 2.5
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to fine-tune. `learning_rate` None: tried out. `patience_epochs` None: no early stop."""
+    """How to fine-tune.
+
+    `learning_rate` None: tried out. `patience_epochs` None: no early stop. `refits`: whether there is time to train once
+    more on fit and select together.
+    """
 
     epochs: int
     batch_size: int
@@ -30,16 +38,20 @@ class TrainingPlan:
     weight_decay: float
     patience_epochs: int | None
     seed: int
+    refits: bool = False
 
 
 def plan_training(request: FineTune, *, samples: int, macs: int | None, device_type: str, seed: int) -> TrainingPlan:
     """Fills in what the request leaves open, from the number of samples and the multiply-accumulates of one."""
-    batch_size = request.batch_size or min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, samples // 20))
+    batch_size = request.batch_size or min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, samples // SMALLEST_SET_IN_BATCHES))
+    affordable = _affordable_epochs(samples, macs, device_type)
     if request.epochs is not None:
-        epochs, patience = request.epochs, None
+        epochs, patience, refits = request.epochs, None, False
     else:
-        epochs = _automatic_epochs(samples, batch_size, macs, device_type)
-        patience = max(MIN_PATIENCE_EPOCHS, epochs // 4)
+        epochs = _automatic_epochs(samples, batch_size, affordable)
+        # The rate falls to zero, and the best comes late.
+        patience = max(MIN_PATIENCE_EPOCHS, epochs // 2)
+        refits = affordable >= REFITTED_COST * epochs
     return TrainingPlan(
         epochs=epochs,
         batch_size=batch_size,
@@ -47,6 +59,7 @@ def plan_training(request: FineTune, *, samples: int, macs: int | None, device_t
         weight_decay=request.weight_decay,
         patience_epochs=patience,
         seed=seed,
+        refits=refits,
     )
 
 
@@ -76,10 +89,14 @@ def decayed(learning_rate: float, step: int, steps: int) -> float:
     return learning_rate * max(0.0, 1.0 - step / max(1, steps))
 
 
-def _automatic_epochs(samples: int, batch_size: int, macs: int | None, device_type: str) -> int:
+def _automatic_epochs(samples: int, batch_size: int, affordable: int) -> int:
     steps_per_epoch = max(1, -(-samples // batch_size))
-    epochs = -(-TARGET_STEPS // steps_per_epoch)
-    if macs:
-        budget = MACS_BUDGET.get(device_type, MACS_BUDGET["cpu"])
-        epochs = min(epochs, int(budget / (PASSES_PER_STEP * macs * samples)))
-    return min(MAX_EPOCHS, max(MIN_EPOCHS, epochs))
+    return min(MAX_EPOCHS, max(MIN_EPOCHS, min(affordable, -(-TARGET_STEPS // steps_per_epoch))))
+
+
+def _affordable_epochs(samples: int, macs: int | None, device_type: str) -> int:
+    """What the budget allows; as many as there can be where the cost is not known."""
+    if not macs:
+        return MAX_EPOCHS
+    budget = MACS_BUDGET.get(device_type, MACS_BUDGET["cpu"])
+    return int(budget / (PASSES_PER_STEP * macs * max(1, samples)))

@@ -83,8 +83,29 @@ def strategy_info_to_wire(info: StrategyInfo) -> pruning_job_service_pb2.Strateg
         granularities=[common.GRANULARITIES.to_wire(granularity) for granularity in info.granularities],
         targets=[target.value for target in info.targets],
         criteria=[
-            pruning_job_service_pb2.CriterionInfo(name=item.name, summary=item.summary, source=item.source)
+            pruning_job_service_pb2.CriterionInfo(
+                name=item.name,
+                summary=item.summary,
+                source=item.source,
+                granularities=[common.GRANULARITIES.to_wire(granularity) for granularity in item.granularities],
+                needs=item.needs,
+            )
             for item in info.criteria
+        ],
+        schedules=[
+            pruning_job_service_pb2.ScheduleInfo(
+                name=item.name,
+                summary=item.summary,
+                source=item.source,
+                granularities=[common.GRANULARITIES.to_wire(granularity) for granularity in item.granularities],
+            )
+            for item in info.schedules
+        ],
+        features=[
+            pruning_job_service_pb2.FeatureInfo(
+                name=item.name, level=item.level.value, formula=item.formula, source=item.source, cost=item.cost
+            )
+            for item in info.features
         ],
     )
 

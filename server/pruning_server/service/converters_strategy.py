@@ -7,6 +7,7 @@ from typing import Any
 from pruning_api.v1 import spec_pb2
 from pruning_server.service import converters_common as common
 from pruning_server.service.converters_common import Findings
+from pruning_server.spec.condition import natural_granularity
 from pruning_server.spec.problems import missing
 from pruning_server.spec.request import (
     ChannelConstraints,
@@ -19,14 +20,17 @@ from pruning_server.spec.request import (
     Scope,
     StaticStrategy,
     Strategy,
+    TargetKind,
 )
+
+STRUCTURAL = frozenset({Granularity.CHANNEL, Granularity.HEAD})
 
 
 def strategy_from_wire(message: spec_pb2.PruningSpec, findings: Findings) -> Strategy:
     """Returns the strategy; one that is not set becomes a problem."""
     match message.WhichOneof("strategy"):
         case "static":
-            return _static(message.static, findings)
+            return _static(message.static, message.WhichOneof("target"), findings)
         case "dynamic":
             return _dynamic(message.dynamic, findings)
         case "conditional":
@@ -34,7 +38,7 @@ def strategy_from_wire(message: spec_pb2.PruningSpec, findings: Findings) -> Str
         case _:
             findings.add(missing("spec.strategy", "is needed: one of static, dynamic, conditional"))
             # Stands in for what is missing; this one asks nothing of the rest of the request.
-            return ConditionalStrategy(condition="none")
+            return ConditionalStrategy(condition="abs_weight < 1")
 
 
 def strategy_to_wire(strategy: Strategy) -> dict[str, Any]:
@@ -48,14 +52,18 @@ def strategy_to_wire(strategy: Strategy) -> dict[str, Any]:
             return {"conditional": _conditional_to_wire(strategy)}
 
 
-def _static(message: spec_pb2.StaticStrategy, findings: Findings) -> StaticStrategy:
+def _static(message: spec_pb2.StaticStrategy, target: str | None, findings: Findings) -> StaticStrategy:
     prefix = "spec.static"
-    granularity = findings.member(common.GRANULARITIES, message.granularity, f"{prefix}.granularity")
+    asked = findings.member(common.GRANULARITIES, message.granularity, f"{prefix}.granularity")
+    granularity = asked or Granularity.WEIGHT
+    # A search for a drop makes many plans, where sensitivity would be measured each time.
+    measured = granularity in STRUCTURAL and target != TargetKind.MAX_ACCURACY_DROP
     return StaticStrategy(
-        granularity=granularity or Granularity.WEIGHT,
+        granularity=granularity,
         nm_pattern=_pattern(message.nm_pattern) if message.HasField("nm_pattern") else None,
         criterion=message.criterion or StaticStrategy().criterion,
-        scope=findings.member(common.SCOPES, message.scope, f"{prefix}.scope") or Scope.GLOBAL,
+        scope=findings.member(common.SCOPES, message.scope, f"{prefix}.scope")
+        or (Scope.SENSITIVITY if measured else Scope.GLOBAL),
         include_biases=message.include_biases,
         include_norms=message.include_norms,
         channels=_channels(message.channels),
@@ -84,7 +92,7 @@ def _conditional(message: spec_pb2.ConditionalStrategy, findings: Findings) -> C
     has_risk = message.WhichOneof("rule") == "risk"
     risk = RiskCondition(max_loss=message.risk.max_loss, error_probability=message.risk.error_probability)
     return ConditionalStrategy(
-        granularity=granularity or Granularity.WEIGHT,
+        granularity=granularity or natural_granularity(message.condition),
         condition=message.condition or None,
         risk=risk if has_risk else None,
         margin=message.margin or None,

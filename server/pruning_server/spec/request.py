@@ -12,6 +12,8 @@ from pruning_server.spec.base import Value
 DEFAULT_MARGIN = 0.01
 DEFAULT_CONFIDENCE_LEVEL = 0.95
 DEFAULT_LATENCY_BATCH_SIZE = 32
+# The schedule of dynamic pruning that the select split moves: it needs no target, and no epochs either.
+JUDGED_SCHEDULE = "controller"
 
 
 class Granularity(enum.StrEnum):
@@ -24,10 +26,11 @@ class Granularity(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """Where scores compete: over all layers, or inside each."""
+    """How pruning is shared out: scores compete over all layers, or inside each, or each layer's measured harm decides."""
 
     GLOBAL = "global"
     LAYER = "layer"
+    SENSITIVITY = "sensitivity"
 
 
 class Layout(enum.StrEnum):
@@ -118,8 +121,18 @@ class StaticStrategy(Value, frozen=True, kw_only=True, tag_field="strategy", tag
     channels: ChannelConstraints = ChannelConstraints()
 
 
+class Continuation(Value, frozen=True, kw_only=True):
+    """What a job goes on from, found by the server when it was admitted: an earlier job's pruned model and its report."""
+
+    pruned: ArtifactRef
+    report: ArtifactRef
+
+
 class DynamicStrategy(Value, frozen=True, kw_only=True, tag_field="strategy", tag="dynamic"):
-    """Over the model's life: while fine-tuning, on new data, at inference."""
+    """Over the model's life: while fine-tuning, on new data, at inference.
+
+    `continuation` is no part of a request: the server fills it in for `continue_from_job_id`, so that the files are kept.
+    """
 
     granularity: Granularity = Granularity.CHANNEL
     nm_pattern: NmPattern | None = None
@@ -127,6 +140,7 @@ class DynamicStrategy(Value, frozen=True, kw_only=True, tag_field="strategy", ta
     scope: Scope = Scope.GLOBAL
     schedule: str | None = None
     continue_from_job_id: str | None = None
+    continuation: Continuation | None = None
     inference_gate: bool = False
     channels: ChannelConstraints = ChannelConstraints()
 
@@ -181,6 +195,10 @@ class SplitFractions(Value, frozen=True, kw_only=True):
     select: float = 0.15
     report: float = 0.25
     calibrate: float = 0.0
+
+
+# Where the request leaves the split open: a certificate needs samples that nothing else looked at.
+RISK_SPLIT = SplitFractions(fit=0.50, select=0.10, report=0.20, calibrate=0.20)
 
 
 class Evaluation(Value, frozen=True, kw_only=True):
@@ -251,7 +269,25 @@ class PruningSpec(Value, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timeout_seconds: float | None = None
 
+    @property
+    def continuation(self) -> Continuation | None:
+        """What the job goes on from, where it goes on from an earlier one."""
+        return self.strategy.continuation if isinstance(self.strategy, DynamicStrategy) else None
+
+    @property
+    def risk(self) -> RiskCondition | None:
+        """What is to be certified, where something is."""
+        return self.strategy.risk if isinstance(self.strategy, ConditionalStrategy) else None
+
+    @property
+    def split(self) -> SplitFractions:
+        """The parts of the caller's set; a risk that leaves them open gets one to calibrate on."""
+        asked = self.evaluation.split
+        return RISK_SPLIT if self.risk is not None and asked == SplitFractions() else asked
+
     def artifact_refs(self) -> tuple[ArtifactRef, ...]:
         """Every artifact that the job reads."""
         optional = (self.train, self.loss_module, *(m.samples for m in self.method_samples))
-        return (self.model, self.validation, *(ref for ref in optional if ref is not None))
+        found = self.continuation
+        earlier = (found.pruned, found.report) if found is not None else ()
+        return (self.model, self.validation, *(ref for ref in optional if ref is not None), *earlier)

@@ -11,18 +11,23 @@ from typing import TypeVar
 
 from pruning_server.errors import NotImplementedFeatureError
 from pruning_server.spec import ranges
+from pruning_server.spec.condition import CONDITION_FIELD, ConditionError, check_granularity, parse_condition
 from pruning_server.spec.problems import Problem, invalid, missing, refuse
 from pruning_server.spec.request import (
+    JUDGED_SCHEDULE,
     ArtifactRef,
     ConditionalStrategy,
     DynamicStrategy,
     Evaluation,
     FineTune,
     Granularity,
+    NmPattern,
     Preprocessing,
     PruningSpec,
+    Scope,
     SplitFractions,
     StaticStrategy,
+    Strategy,
     Target,
     TargetKind,
     Task,
@@ -35,19 +40,34 @@ MAX_BATCH_SIZE = 1_000_000
 MAX_TIMEOUT_SECONDS = 365 * 24 * 3600.0
 MAX_SEED = 2**63 - 1
 MAX_NAME_CHARACTERS = 500
-MAX_CONDITION_CHARACTERS = 10_000
 MAX_EXCLUDED_LAYERS = 10_000
 MAX_ARGUMENTS = 1000
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 256
 SPLIT_SUM_TOLERANCE = 1e-9
+PATTERN_TOLERANCE = 1e-6
 
 _STRUCTURAL_TARGETS = frozenset({TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO})
+# What needs many candidates, judged or measured one by one.
+_SEARCHED_TARGETS = frozenset({TargetKind.LATENCY_RATIO, TargetKind.MAX_ACCURACY_DROP})
 IMPLEMENTED_TARGETS = {
-    Granularity.WEIGHT: frozenset({TargetKind.THRESHOLD, TargetKind.SPARSITY}),
-    Granularity.CHANNEL: _STRUCTURAL_TARGETS,
-    Granularity.HEAD: _STRUCTURAL_TARGETS,
+    Granularity.WEIGHT: frozenset(
+        {TargetKind.THRESHOLD, TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MAX_ACCURACY_DROP}
+    ),
+    Granularity.CHANNEL: _STRUCTURAL_TARGETS | _SEARCHED_TARGETS,
+    Granularity.HEAD: _STRUCTURAL_TARGETS | _SEARCHED_TARGETS,
+    Granularity.NM: frozenset({TargetKind.SPARSITY}),
 }
+# Of those, what only static pruning does.
+STATIC_TARGETS = {
+    Granularity.WEIGHT: frozenset({TargetKind.PARAMETER_RATIO, TargetKind.MAX_ACCURACY_DROP}),
+    Granularity.CHANNEL: _SEARCHED_TARGETS,
+    Granularity.HEAD: _SEARCHED_TARGETS,
+}
+SPEED_TARGETS = frozenset({TargetKind.MACS_RATIO, TargetKind.LATENCY_RATIO})
+SINGLE_WEIGHTS = frozenset({Granularity.WEIGHT, Granularity.NM})
+DYNAMIC_TARGETS = frozenset({TargetKind.SPARSITY, TargetKind.PARAMETER_RATIO, TargetKind.MACS_RATIO})
+CONDITION_TARGETS = _STRUCTURAL_TARGETS
 IMPLEMENTED_TASKS = frozenset({Task.CLASSIFICATION, Task.MULTILABEL, Task.REGRESSION, Task.AGREEMENT})
 
 _TARGET_RANGES: dict[TargetKind, Callable[[float], str | None]] = {
@@ -108,7 +128,10 @@ def _files(spec: PruningSpec) -> Iterator[Problem]:
         ("spec.loss_module", spec.loss_module),
     ]
     named += [(f"spec.method_samples[{i}].samples", item.samples) for i, item in enumerate(spec.method_samples)]
+    continues = isinstance(spec.strategy, DynamicStrategy) and spec.strategy.continue_from_job_id
     for field, ref in named:
+        if ref is spec.model and continues and not ref.artifact_id:
+            continue  # that of the earlier job
         if ref is not None and not ref.artifact_id:
             yield missing(field, "is needed: upload the file and give its artifact_id")
         if ref is not None and ref.sha256 is not None and (why := ranges.sha256(ref.sha256)) is not None:
@@ -120,10 +143,36 @@ def _files(spec: PruningSpec) -> Iterator[Problem]:
 
 def _target(spec: PruningSpec) -> Iterator[Problem]:
     target: Target | None = spec.target
+    static = spec.strategy if isinstance(spec.strategy, StaticStrategy) else None
+    patterned = static is not None and static.granularity is Granularity.NM
     if target is not None:
-        yield from _one(f"spec.{target.kind.value}", target.value, _TARGET_RANGES[target.kind])
-    elif isinstance(spec.strategy, StaticStrategy):
+        field = f"spec.{target.kind.value}"
+        problems = tuple(_one(field, target.value, _TARGET_RANGES[target.kind]))
+        yield from problems
+        if not problems and target.kind in SPEED_TARGETS and spec.strategy.granularity in SINGLE_WEIGHTS:
+            yield invalid(
+                field,
+                f"has no meaning for granularity {spec.strategy.granularity.value}: zeros are multiplied like any other"
+                " number, so they save neither operations nor time; ask for granularity channel or head, or for a sparsity",
+            )
+        if static is not None and patterned and static.nm_pattern is not None:
+            yield from _beside_pattern(target, static.nm_pattern)
+        if target.kind is TargetKind.THRESHOLD and isinstance(spec.strategy, ConditionalStrategy):
+            yield invalid("spec.threshold", f"has no meaning beside a condition; write abs_weight < {target.value:g}")
+    elif static is not None and not patterned:
         yield missing("spec.target", f"is needed for static pruning: exactly one of {', '.join(TargetKind)}")
+
+
+def _beside_pattern(target: Target, pattern: NmPattern) -> Iterator[Problem]:
+    """A pattern is the target itself; only the sparsity that it comes to may stand beside it."""
+    if not 0 < pattern.n < pattern.m:
+        return  # which is a problem of its own
+    implied = 1 - pattern.n / pattern.m
+    if target.kind is not TargetKind.SPARSITY or abs(target.value - implied) > PATTERN_TOLERANCE:
+        yield invalid(
+            f"spec.{target.kind.value}",
+            f"the pattern {pattern.n}:{pattern.m} is the target itself, a sparsity of {implied:g}: leave the target out",
+        )
 
 
 def _strategy(spec: PruningSpec) -> Iterator[Problem]:
@@ -133,10 +182,13 @@ def _strategy(spec: PruningSpec) -> Iterator[Problem]:
             name = "static"
         case DynamicStrategy() as dynamic:
             yield from _pattern("spec.dynamic", dynamic)
+            yield from _schedule(spec, dynamic)
             name = "dynamic"
         case ConditionalStrategy() as conditional:
-            yield from _rule(conditional)
+            yield from _rule(spec, conditional)
             name = "conditional"
+    if not isinstance(spec.strategy, ConditionalStrategy):
+        yield from _scope(f"spec.{name}.scope", spec.strategy)
     channels = spec.strategy.channels
     yield from _one(f"spec.{name}.channels.min_channels", channels.min_channels, ranges.at_least_one)
     yield from _one(f"spec.{name}.channels.multiple", channels.multiple, ranges.at_least_one)
@@ -152,21 +204,65 @@ def _pattern(prefix: str, strategy: StaticStrategy | DynamicStrategy) -> Iterato
         yield invalid(field, f"needs 0 < n < m, e.g. 2:4; the request has {pattern.n}:{pattern.m}")
 
 
-def _rule(strategy: ConditionalStrategy) -> Iterator[Problem]:
+def _schedule(spec: PruningSpec, strategy: DynamicStrategy) -> Iterator[Problem]:
+    judged = strategy.schedule == JUDGED_SCHEDULE
+    if spec.target is not None and strategy.nm_pattern is not None:
+        yield from _beside_pattern(spec.target, strategy.nm_pattern)
+    if spec.target is None and not judged and strategy.granularity is not Granularity.NM:
+        kinds = ", ".join(sorted(DYNAMIC_TARGETS))
+        yield missing("spec.target", f"is needed unless the schedule is {JUDGED_SCHEDULE}: exactly one of {kinds}")
+    if spec.recovery.disabled:
+        yield invalid(
+            "spec.recovery.disabled", "leaves nothing of dynamic pruning, which trains; use the static strategy"
+        )
+    elif spec.fine_tune.epochs == 0 and not judged:
+        yield invalid(
+            "spec.fine_tune.epochs",
+            f"is 0, and dynamic pruning trains; ask for epochs, or for the schedule {JUDGED_SCHEDULE}",
+        )
+
+
+def _certifiable(spec: PruningSpec) -> Iterator[Problem]:
+    if spec.target is not None:
+        yield invalid(f"spec.{spec.target.kind.value}", "has no meaning beside a risk, which decides how far to prune")
+    if spec.split.calibrate == 0:
+        yield invalid("spec.evaluation.split.calibrate", "a risk is certified on a part of its own; give it a share")
+    if spec.task is Task.REGRESSION:
+        yield invalid("spec.conditional.risk", "needs a metric with bounds, which regression's has not")
+
+
+def _scope(field: str, strategy: StaticStrategy | DynamicStrategy) -> Iterator[Problem]:
+    if strategy.scope is not Scope.SENSITIVITY:
+        return
+    if isinstance(strategy, DynamicStrategy):
+        yield invalid(field, "sensitivity is measured once, before anything is pruned: it is for static pruning")
+    elif strategy.granularity in SINGLE_WEIGHTS:
+        yield invalid(field, "sensitivity is measured without whole channels: it is for granularity channel or head")
+
+
+def _rule(spec: PruningSpec, strategy: ConditionalStrategy) -> Iterator[Problem]:
     prefix = "spec.conditional"
     if not strategy.condition and strategy.risk is None:
         yield missing(f"{prefix}.rule", "is needed: a condition or a risk")
     if strategy.condition and strategy.risk is not None:
         yield invalid(f"{prefix}.rule", "takes a condition or a risk, not both")
-    if len(strategy.condition or "") > MAX_CONDITION_CHARACTERS:
-        yield invalid(f"{prefix}.condition", f"is longer than {MAX_CONDITION_CHARACTERS} characters")
+    if strategy.condition:
+        yield from _condition(strategy.condition, strategy.granularity)
     if strategy.risk is not None:
         yield from _one(f"{prefix}.risk.max_loss", strategy.risk.max_loss, ranges.between_zero_and_one)
         yield from _one(
             f"{prefix}.risk.error_probability", strategy.risk.error_probability, ranges.between_zero_and_one
         )
+        yield from () if strategy.condition else _certifiable(spec)
     # In units of the task's metric, which need not end at 1.
     yield from _one(f"{prefix}.margin", strategy.margin, ranges.above_zero)
+
+
+def _condition(text: str, granularity: Granularity) -> Iterator[Problem]:
+    try:
+        check_granularity(parse_condition(text), granularity)
+    except ConditionError as error:
+        yield invalid(CONDITION_FIELD, error.description)
 
 
 # --- Recovery and evaluation ------------------------------------------------------------------------------------------
@@ -293,24 +389,42 @@ def _each(field: str, values: Iterable[T], rule: Callable[[T], str | None]) -> I
 
 def _missing_features(spec: PruningSpec) -> Iterator[str]:
     if isinstance(spec.strategy, DynamicStrategy):
-        yield "dynamic strategy"
-    if isinstance(spec.strategy, ConditionalStrategy):
-        yield "conditional strategy"
+        yield from _missing_of_dynamic(spec.target)
+    if isinstance(spec.strategy, ConditionalStrategy) and spec.strategy.condition and spec.target is not None:
+        yield from _missing_of_conditions(spec.target)
     granularity, target = spec.strategy.granularity, spec.target
     if granularity not in IMPLEMENTED_TARGETS:
         yield f"{granularity.value} granularity"
-    elif target is not None and target.kind not in IMPLEMENTED_TARGETS[granularity]:
+    elif granularity is Granularity.NM and isinstance(spec.strategy, ConditionalStrategy):
+        yield "n:m granularity with the conditional strategy"
+    elif target is not None and target.kind not in _targets_of(spec.strategy):
         yield f"{target.kind.value} target with {granularity.value} granularity"
     if spec.task is not None and spec.task not in IMPLEMENTED_TASKS:
         yield f"{spec.task.value} task"
-    if spec.evaluation.split.calibrate > 0:
-        yield "calibrate split"
+
+
+def _missing_of_dynamic(target: Target | None) -> Iterator[str]:
+    if target is not None and target.kind not in DYNAMIC_TARGETS:
+        yield f"{target.kind.value} target with the dynamic strategy"
+
+
+def _missing_of_conditions(target: Target) -> Iterator[str]:
+    # A threshold is refused on its own.
+    if target.kind not in CONDITION_TARGETS and target.kind is not TargetKind.THRESHOLD:
+        yield f"{target.kind.value} target with a condition"
+
+
+def _targets_of(strategy: Strategy) -> frozenset[TargetKind]:
+    possible = IMPLEMENTED_TARGETS.get(strategy.granularity, frozenset())
+    if isinstance(strategy, StaticStrategy):
+        return possible
+    return possible - STATIC_TARGETS.get(strategy.granularity, frozenset())
 
 
 def _instead(spec: PruningSpec) -> str:
     """What fits a target and a granularity that do not go together; empty where they do."""
     granularity, target = spec.strategy.granularity, spec.target
-    if target is None or target.kind in (possible := IMPLEMENTED_TARGETS.get(granularity, frozenset())):
+    if target is None or target.kind in (possible := _targets_of(spec.strategy)):
         return ""
     others = " or ".join(one.value for one, kinds in IMPLEMENTED_TARGETS.items() if target.kind in kinds)
     targets = f"with {granularity.value} give {' or '.join(sorted(possible))}" if possible else ""

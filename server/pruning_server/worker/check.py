@@ -16,6 +16,7 @@ from pruning_server.worker.archives import load_module
 from pruning_server.worker.expected import Expected, StoredRun, relative_error, unpack
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.proof import prove
+from pruning_server.worker.proof_gate import open_gate, prove_core
 from pruning_server.worker.running import all_tensors
 
 MAX_RELATIVE_ERROR = 1e-5
@@ -24,7 +25,8 @@ MAX_RELATIVE_ERROR = 1e-5
 def check_run(folder: RunFolder) -> CheckPassed:
     """Loads `out/pruned.pt`, compares its outputs with `out/expected.npz`, and counts the pruned weights that are not 0.
 
-    Where channels were removed, the caller's archive is read again, and the file is proven equal to the masked model.
+    Where channels were removed, or put into another order for a gate, the caller's archive is read again, and the file
+    (its gate open) is proven equal to the masked model, and the gate's core to the whole without the other channels.
 
     Raises:
         JobFailureError: VERIFICATION_FAILED: the file does not load, its outputs differ by more than
@@ -41,7 +43,7 @@ def check_run(folder: RunFolder) -> CheckPassed:
             f"Loaded in a fresh process, the pruned archive gives other outputs than the model in memory did "
             f"(relative error {error:.3g}, at most {MAX_RELATIVE_ERROR:.0e})."
         )
-    if expected.meta.cut:
+    if expected.meta.cut or expected.meta.core:
         _prove(folder, expected, job.device)
     return CheckPassed(max_relative_error=error)
 
@@ -67,13 +69,14 @@ def _prove(folder: RunFolder, expected: Expected, device: str) -> None:
     calls = [Call("forward", expected.arguments(run, device)) for run in expected.meta.runs]
     calls += [Call(call.method, expected.arguments(call, device)) for call in expected.meta.calls]
     original, shrunk = folder.path(MODEL_FILE), folder.path(PRUNED_FILE)
-    prove(
-        lambda: load_module(original, device, "model"),
-        lambda: _load(shrunk, device),
-        expected.cut,
-        calls,
-        seed=expected.meta.seed,
-    )
+
+    def whole() -> torch.jit.ScriptModule:
+        module = _load(shrunk, device)
+        return open_gate(module) if expected.core else module
+
+    prove(lambda: load_module(original, device, "model"), whole, expected.cut, calls, seed=expected.meta.seed)
+    if expected.core:
+        prove_core(whole, expected.core, calls[: len(expected.meta.runs)], seed=expected.meta.seed)
 
 
 def _run_error(module: torch.jit.ScriptModule, run: StoredRun, expected: Expected, device: str) -> float:

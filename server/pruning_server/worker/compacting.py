@@ -50,6 +50,11 @@ class Compacted:
     empty_channels: int
     notes: tuple[str, ...]
 
+    @property
+    def is_smaller(self) -> bool:
+        """Whether channels went; a cut can also be another order of all of them."""
+        return any(len(one.kept) < one.size for one in self.cut)
+
 
 def compact(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained, folder: RunFolder) -> Compacted:
     """Carries the trained values over; where single weights were pruned, empty channels go."""
@@ -83,10 +88,12 @@ def _without(dead: DeadChannels, plain: Compacted, filled: ModelArchive) -> Comp
     note = f"{removed} channel{'s' if removed > 1 else ''} had no weight left and went as a whole" + (
         "; the next layers' biases took their constants over." if dead.folds else "."
     )
-    masks = {
-        name: _sliced(mask, [one for one in cut if name in _names_of(one, names)]) for name, mask in plain.masks.items()
-    }
-    return Compacted(module, cut, masks, names, whole, removed, (note,))
+    return Compacted(module, cut, sliced_masks(plain.masks, cut, names), names, whole, removed, (note,))
+
+
+def sliced_masks(masks: Mapping[str, Mask], cut: Cut, names: Mapping[str, str]) -> dict[str, Mask]:
+    """The masks of what a cut keeps, in its order; `names` are the run's names of tensors in the code."""
+    return {name: _sliced(mask, [one for one in cut if name in _names_of(one, names)]) for name, mask in masks.items()}
 
 
 def _has_empty_slice(mask: Mask) -> bool:

@@ -27,6 +27,7 @@ from pruning_server.worker.copies import TrainingCopy, make_training_copy
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.fitting import FitRows
 from pruning_server.worker.judging import Judging, Reference
+from pruning_server.worker.latency import LatencyMeter
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.running import Subject
@@ -34,7 +35,6 @@ from pruning_server.worker.structures import rename
 from pruning_server.worker.student import ModuleStudent, find_statistics, find_trainables
 
 Index: TypeAlias = torch.Tensor | tuple[slice | list[int], ...]
-LatencyMeter = Callable[[Removal], float]
 
 CAPTURED_BATCH = 32
 RENORMALIZED_BATCH = 64
@@ -153,9 +153,29 @@ class ModelEvidence:
             finally:
                 before.restore()
 
-    def latency_ratio(self, removal: Removal) -> float:
+    def divergence(
+        self,
+        removed: Removal | Mapping[str, Mask],
+        *,
+        part: Part = "select",
+        updates: Mapping[str, torch.Tensor] | None = None,
+        samples: int | None = None,
+    ) -> float:
         """See `Evidence`."""
-        return self._meter(removal)
+        rows = getattr(self._observed.splits, part)[:samples]
+        self._student.eval()
+        with self._without(removed, updates):
+            try:
+                outputs = self._judging.outputs(self._student.subject, rows)
+            except JobFailureError as error:
+                if error.reason is not Reason.MODEL_NOT_FINITE:
+                    raise
+                return float("nan")
+        return self._judging.divergence(outputs, self._reference.values[rows])
+
+    def latency_ratio(self, removal: Removal, *, careful: bool = False) -> float:
+        """See `Evidence`."""
+        return self._meter(removal, careful=careful)
 
     def _score(self, part: Part) -> SampleScores:
         rows = getattr(self._observed.splits, part)
@@ -172,11 +192,17 @@ class ModelEvidence:
         return SampleScores(values.metric, values.loss, units)
 
     @contextmanager
-    def _without(self, removed: Removal | Mapping[str, Mask]) -> Iterator[None]:
+    def _without(
+        self, removed: Removal | Mapping[str, Mask], updates: Mapping[str, torch.Tensor] | None = None
+    ) -> Iterator[None]:
         places = [(self._tensor(name), index) for name, index in _zeros(removed, self._cut_of)]
-        kept = [(tensor, tensor.detach().clone()) for tensor in {id(tensor): tensor for tensor, _ in places}.values()]
+        written = [(self._tensor(name), value) for name, value in (updates or {}).items()]
+        touched = {id(tensor): tensor for tensor, _ in (*places, *written)}
+        kept = [(tensor, tensor.detach().clone()) for tensor in touched.values()]
         try:
             with torch.no_grad():
+                for tensor, value in written:
+                    tensor.copy_(value)
                 for tensor, index in places:
                     tensor[index] = 0
             yield

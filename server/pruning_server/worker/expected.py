@@ -73,13 +73,14 @@ class StoredCut(Value, frozen=True, kw_only=True):
 
 
 class Meta(Value, frozen=True, kw_only=True):
-    """What the arrays are. `seed`: set before each call."""
+    """What the arrays are. `seed`: set before each call. `core`: what a gate's core does without; none without a gate."""
 
     seed: int
     runs: tuple[StoredRun, ...]
     masks: tuple[StoredMask, ...]
     cut: tuple[StoredCut, ...] = ()
     calls: tuple[StoredCall, ...] = ()
+    core: tuple[StoredCut, ...] = ()
 
 
 class Expected:
@@ -105,6 +106,14 @@ class Expected:
     @property
     def cut(self) -> Cut:
         """What was removed; empty where only values changed."""
+        return self._cut(self.meta.cut)
+
+    @property
+    def core(self) -> Cut:
+        """What the core of a gated model does without; empty where it has no gate."""
+        return self._cut(self.meta.core)
+
+    def _cut(self, stored: Sequence[StoredCut]) -> Cut:
         return tuple(
             AxisCut(
                 tensor=one.tensor,
@@ -114,7 +123,7 @@ class Expected:
                 kept=tuple(self._arrays[one.kept].tolist()),
                 zeroed=tuple(self._arrays[one.zeroed].tolist()),
             )
-            for one in self.meta.cut
+            for one in stored
         )
 
 
@@ -124,8 +133,9 @@ def pack(
     seed: int,
     cut: Cut = (),
     calls: Sequence[tuple[str, tuple[object, ...]]] = (),
+    core: Cut = (),
 ) -> bytes:
-    """The container's bytes for runs (arguments, output), masks (True where removed), the cut, and calls of methods."""
+    """The container's bytes for runs (arguments, output), masks (True where removed), cuts, and calls of methods."""
     arrays: dict[str, np.ndarray] = {}
 
     def store(tensor: torch.Tensor) -> StoredTensor:
@@ -152,22 +162,31 @@ def pack(
         arrays[name] = np.asarray(places, dtype=np.int64)
         return name
 
-    stored_cut = tuple(
-        StoredCut(
-            tensor=one.tensor,
-            aliases=one.aliases,
-            axis=one.axis,
-            size=one.size,
-            kept=store_places(one.kept),
-            zeroed=store_places(one.zeroed),
+    def store_cut(cut: Cut) -> tuple[StoredCut, ...]:
+        return tuple(
+            StoredCut(
+                tensor=one.tensor,
+                aliases=one.aliases,
+                axis=one.axis,
+                size=one.size,
+                kept=store_places(one.kept),
+                zeroed=store_places(one.zeroed),
+            )
+            for one in cut
         )
-        for one in cut
-    )
+
     stored_calls = tuple(
         StoredCall(method=method, arguments=tuple(_stored_argument(argument, store) for argument in arguments))
         for method, arguments in calls
     )
-    meta = Meta(seed=seed, runs=stored_runs, masks=tuple(masks), cut=stored_cut, calls=stored_calls)
+    meta = Meta(
+        seed=seed,
+        runs=stored_runs,
+        masks=tuple(masks),
+        cut=store_cut(cut),
+        calls=stored_calls,
+        core=store_cut(core),
+    )
     arrays["meta"] = np.frombuffer(to_json(meta), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]

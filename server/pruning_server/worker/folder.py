@@ -33,6 +33,10 @@ class RunFolder:
         except (OSError, msgspec.MsgspecError) as error:
             raise ValueError(f"{self._root / JOB_FILE} is not a job file: {error}") from error
 
+    def within(self, name: str) -> RunFolder:
+        """A folder in this one, for files that would meet others of their name; it is there once something is written."""
+        return RunFolder(self._root / name)
+
     def path(self, name: str) -> Path:
         """Where a file of the run lies."""
         return self._root / name

@@ -10,7 +10,7 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.evaluation.metrics import Metric
-from pruning_server.recovery.losses import LossFunction, shape_target
+from pruning_server.recovery.losses import LossFunction, distillation, shape_target
 from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Score
 from pruning_server.spec.request import Task
@@ -106,6 +106,25 @@ class Judging:
                 losses.append(self.loss.per_sample(output, wanted).detach().double().cpu().numpy())
         metric = self.metric_of(outputs, reference)
         return SampleValues(metric, np.concatenate(losses) if losses else np.zeros(0))
+
+    def divergence(self, outputs: Outputs, reference: np.ndarray) -> float:
+        """How far outputs are from the original's, `reference`, for the same rows: the task's distillation loss, mean.
+
+        0 where they are equal. Where the loss is the caller's own, the mean absolute change of each sample's loss.
+        """
+        count = len(outputs.rows)
+        total = 0.0
+        for start in range(0, count, LOSS_BLOCK_ROWS):
+            block = slice(start, start + LOSS_BLOCK_ROWS)
+            output, original = _tensor(outputs.values[block], self.feed), _tensor(reference[block], self.feed)
+            with torch.no_grad():
+                found = distillation(output, original, self.objective)
+                least = distillation(original, original, self.objective)
+            if found is None or least is None:
+                theirs = Outputs(outputs.rows, np.ascontiguousarray(reference))
+                return float(np.abs(self.values(outputs, reference).loss - self.values(theirs, reference).loss).mean())
+            total += float(found - least) * len(output)
+        return total / count if count else 0.0
 
     def metric_of(self, outputs: Outputs, reference: np.ndarray) -> np.ndarray:
         """The metric of each sample; of a metric such as R2, relative to these rows alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
@@ -20,21 +21,33 @@ from pruning_server.worker.story import Story
 from pruning_server.worker.structures import remove_channels, sample_runs
 
 TRIAL_SECONDS = 2.0
+CAREFUL_SECONDS = 8.0
 
 
-def latency_meter(
-    job: WorkerJob, loaded: Loaded, observed: Observed, folder: RunFolder, story: Story
-) -> Callable[[Removal], float]:
-    """A function that measures the latency ratio (after / before, medians) of a removal of channels."""
+class LatencyMeter(Protocol):
+    """Measures the latency ratio, after / before, of a removal of channels."""
 
-    def ratio(removal: Removal) -> float:
+    def __call__(self, removal: Removal, *, careful: bool = False) -> float:
+        """The ratio of the medians; `careful`: of more runs."""
+        ...
+
+
+def latency_meter(job: WorkerJob, loaded: Loaded, observed: Observed, folder: RunFolder, story: Story) -> LatencyMeter:
+    """A meter that cuts, saves, loads and runs as the job's result will be run, at the batch size of the report."""
+
+    def ratio(removal: Removal, *, careful: bool = False) -> float:
         if observed.channels is None:
             raise JobFailureError(Reason.INTERNAL, "A latency was asked for without channels; please report this.")
         feeds = {"forward": observed.feed, **observed.method_feeds}
         runs = [(name, inputs) for name, feed in feeds.items() for inputs in sample_runs(feed, observed.rule)]
         removed = remove_channels(loaded.archive, observed.channels, removal, folder, runs)
         original, pruned = compare_latency(
-            job, observed, loaded.original, removed.archive.load().eval(), story, TRIAL_SECONDS
+            job,
+            observed,
+            loaded.original,
+            removed.archive.load().eval(),
+            story,
+            CAREFUL_SECONDS if careful else TRIAL_SECONDS,
         )
         return pruned.p50 / original.p50
 

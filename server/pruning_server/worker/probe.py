@@ -8,7 +8,7 @@ import platform
 import torch
 
 from pruning_server import pruning
-from pruning_server.jobs.probe import CriterionInfo, DeviceInfo, Probe, StrategyInfo
+from pruning_server.jobs.probe import CriterionInfo, DeviceInfo, Probe, ScheduleInfo, StrategyInfo
 
 
 def probe() -> Probe:
@@ -32,9 +32,25 @@ def strategies() -> tuple[StrategyInfo, ...]:
             granularities=info.granularities,
             targets=info.targets,
             criteria=tuple(
-                CriterionInfo(name=criterion.name, summary=criterion.summary, source=criterion.source)
+                CriterionInfo(
+                    name=criterion.name,
+                    summary=criterion.summary,
+                    source=criterion.source,
+                    granularities=criterion.granularities,
+                    needs=criterion.needs,
+                )
                 for criterion in info.criteria
             ),
+            schedules=tuple(
+                ScheduleInfo(
+                    name=schedule.name,
+                    summary=schedule.summary,
+                    source=schedule.source,
+                    granularities=schedule.granularities,
+                )
+                for schedule in info.schedules
+            ),
+            features=info.features,
         )
         for info in pruning.catalogue()
     )

@@ -38,6 +38,7 @@ def prove(
     *,
     seed: int = 0,
     load_unrecovered: Loader | None = None,
+    unrecovered_cut: Cut | None = None,
     folded: Collection[str] = (),
 ) -> VerifySection:
     """Compares the shrunk archive with the masked model, in every exported method and in training mode.
@@ -55,13 +56,16 @@ def prove(
         seed: of random weights and of whatever the model draws.
         load_unrecovered: the shrunk archive before recovery, whose values must be the original's, bit by bit: the
             masked model takes any values for right, so that this shows whether they are the right ones.
+        unrecovered_cut: what was removed of that one, where it is another order of the same channels.
         folded: names of tensors that pruning itself rewrote, which are left out of that.
 
     Raises:
         JobFailureError: VERIFICATION_FAILED: they differ; the message names the first op that does.
     """
     if load_unrecovered is not None:
-        _require_slices(load_original(), load_unrecovered(), cut, folded)
+        _require_slices(
+            load_original(), load_unrecovered(), cut if unrecovered_cut is None else unrecovered_cut, folded
+        )
     proving = _Proving(load_original, load_shrunk, cut, tuple(samples), seed)
     try:
         given = proving.prove_given()

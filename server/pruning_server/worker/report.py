@@ -22,7 +22,8 @@ from pruning_server.spec.report import (
     Report,
     StrategySection,
 )
-from pruning_server.spec.request import StaticStrategy, Target, TargetKind
+from pruning_server.spec.request import ConditionalStrategy, Scope, StaticStrategy, Strategy, Target, TargetKind
+from pruning_server.worker.continuing import Told
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.phases.evaluate import Evaluated
 from pruning_server.worker.phases.load import Loaded
@@ -46,6 +47,7 @@ class Results:
     trained: Trained
     final: Final
     evaluated: Evaluated
+    told: Told
 
 
 def assemble_report(job: WorkerJob, results: Results, timings: dict[str, float]) -> Report:
@@ -97,6 +99,7 @@ def _data(job: WorkerJob, results: Results) -> DataSection:
         task=observed.objective.task.value,
         loss=observed.objective.loss_name,
         warnings=observed.splits.warnings,
+        statistics=results.told.statistics,
     )
 
 
@@ -116,28 +119,38 @@ def _targets(samples: Samples) -> dict[str, Any] | None:
 
 def _strategy(job: WorkerJob, results: Results) -> StrategySection:
     strategy, target, plan = job.spec.strategy, job.spec.target, results.pruned.plan
-    static = strategy if isinstance(strategy, StaticStrategy) else StaticStrategy()
+    ranked = None if isinstance(strategy, ConditionalStrategy) else strategy
     # A threshold is compared with the weights themselves, whatever the criterion.
-    scored = target is not None and target.kind is not TargetKind.THRESHOLD
+    scored = target is None or target.kind is not TargetKind.THRESHOLD
     notes = (
         *results.observed.notes,
         *plan.notes,
         *results.pruned.notes,
         *results.trained.notes,
         *results.final.compacted.notes,
-        *((SPARSE_IS_NOT_FASTER,) if isinstance(plan, PruningPlan) and not results.final.compacted.cut else ()),
+        *((SPARSE_IS_NOT_FASTER,) if isinstance(plan, PruningPlan) and not results.final.compacted.is_smaller else ()),
     )
     return StrategySection(
-        name="static",
-        granularity=static.granularity.value,
-        criterion=static.criterion if scored else None,
-        scope=static.scope.value,
+        name=str(strategy.__struct_config__.tag),
+        granularity=strategy.granularity.value,
+        criterion=(ranked.criterion or StaticStrategy().criterion) if ranked is not None and scored else None,
+        scope=(Scope.GLOBAL if ranked is None else ranked.scope).value,
         target=_target(target),
         achieved_sparsity=plan.sparsity,
         **_counts(results),
         recovery=_recovery(results.trained),
         notes=tuple(dict.fromkeys(notes)),
+        details=plan.details,
+        nm_pattern=_pattern(strategy),
+        criterion_choice=plan.choice,
+        gate=results.evaluated.gate,
+        continued=results.told.continued,
     )
+
+
+def _pattern(strategy: Strategy) -> str | None:
+    pattern = None if isinstance(strategy, ConditionalStrategy) else strategy.nm_pattern
+    return None if pattern is None else f"{pattern.n}:{pattern.m}"
 
 
 def _counts(results: Results) -> dict[str, Any]:
@@ -174,6 +187,20 @@ def _recovery(trained: Trained) -> dict[str, Any]:
         "batch_size": trained.batch_size,
         "select": [
             {"name": rung.name, "metric": rung.score.metric, "loss": rung.score.loss, "kept": rung.kept}
+            for rung in recovered.rungs
+        ],
+        "rungs": [
+            {
+                "name": rung.name,
+                "kept": rung.kept,
+                "metric_before": rung.before.metric,
+                "metric": rung.score.metric,
+                "gain": rung.gain,
+                "loss_before": rung.before.loss,
+                "loss": rung.score.loss,
+                "seconds": rung.seconds,
+                "gradient_steps": rung.steps,
+            }
             for rung in recovered.rungs
         ],
         "history": [
@@ -218,6 +245,8 @@ def _frozen(results: Results) -> tuple[FrozenSection, ...]:
     found = observed.selection.frozen
     if observed.channels is not None and not isinstance(plan, PruningPlan):
         found = (*observed.channels.frozen, *plan.frozen)
+    elif isinstance(plan, PruningPlan):
+        found = (*found, *plan.frozen)
     return tuple(FrozenSection(op=use.op, source=use.source, reason=use.reason, layers=use.layers) for use in found)
 
 

@@ -32,6 +32,8 @@ SHARES = {
     Phase.EVALUATE: 0.12,
     Phase.EXPORT: 0.03,
 }
+# Where planning makes and judges many candidates, or trains.
+LONG_PLANNING = SHARES | {Phase.PLAN: 0.60, Phase.RECOVER: 0.08}
 PROGRESS_INTERVAL_SECONDS = 0.4
 
 
@@ -52,8 +54,13 @@ class Story:
         self._started = 0.0
         self._last_sent = float("-inf")
         self._last_epoch = 0
+        self._shares = SHARES
         self.phase: Phase | None = None
         self.timings: dict[str, float] = {}
+
+    def expect_long_planning(self) -> None:
+        """Gives PLAN most of the bar; to be told before it begins."""
+        self._shares = LONG_PLANNING
 
     @contextmanager
     def telling(self, phase: Phase) -> Iterator[None]:
@@ -90,7 +97,8 @@ class Story:
         self._last_sent, self._last_epoch = now, epoch
         elapsed = now - self._started
         remaining = elapsed * (1 - fraction) / fraction if epoch and 0 < fraction <= 1 else None
-        whole = sum(share for earlier, share in SHARES.items() if _before(earlier, phase)) + SHARES[phase] * fraction
+        whole = sum(share for earlier, share in self._shares.items() if _before(earlier, phase))
+        whole += self._shares[phase] * fraction
         progress = Progress(
             phase=phase,
             fraction=min(1.0, whole),

@@ -10,7 +10,7 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.graph.coupling.groups import ChannelGroup
-from pruning_server.graph.modules import StateGuard, get_tensor
+from pruning_server.graph.modules import StateGuard, find_weights, get_tensor
 from pruning_server.graph.structure import Cut, Removal, Structure, analyse, shrink
 from pruning_server.graph.surgery.constants import thawed_names
 from pruning_server.graph.surgery.layout import prefers_channels_last
@@ -29,7 +29,7 @@ BATCH_SIZES = (2, 3)
 # Sums in another order.
 MAX_LAYOUT_ERROR = 1e-4
 CHANNELS_LAST = (
-    "Kernels of convolutions are stored channels last, the layout whose CPU kernels take odd widths as they are; a part of "
+    "Kernels of convolutions are stored channels last, the layout whose CPU kernels take any width as it is; a part of "
     "the gain in latency is the layout's. Values, shapes and outputs are not affected."
 )
 
@@ -79,6 +79,7 @@ class Channels:
             scored=frozenset(weight.name for weight in weights),
             cost=self.structure.cost,
             frozen=self.frozen,
+            scales=lambda: frozenset(one.name for one in find_weights(module).weights if one.scale),
         )
 
 
@@ -139,7 +140,7 @@ def remove_channels(
 ) -> Removed:
     """Writes the archive without these channels into the run's folder; everything else in it is as it was.
 
-    On the CPU kernels of odd widths are stored channels last where the net takes that and its outputs keep their layout.
+    On the CPU kernels over images are stored channels last where the net takes that and its outputs keep their layout.
     """
     plain, cut = _written(archive, channels, removal, folder, channels_last=False)
     if archive.device != "cpu" or not cut or not prefers_channels_last(plain.load()):

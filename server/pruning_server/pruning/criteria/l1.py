@@ -16,5 +16,6 @@ CRITERION = Criterion(
     name="l1",
     summary="the weight's magnitude: small weights go first",
     source="Han, Pool, Tran, Dally 2015, arXiv:1506.02626; for channels Li et al. 2017, arXiv:1608.08710",
+    formula="|w|; of a channel the sum over its weights / the layer's mean",
     score=_score,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 
-from pruning_server.pruning.criteria.base import Criterion
+from pruning_server.pruning.criteria.base import Basis, Criterion, Scored
+from pruning_server.pruning.scoring import seed_of
 
 
 def _score(weight: torch.Tensor, seed: int) -> torch.Tensor:
@@ -14,15 +15,20 @@ def _score(weight: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64)
 
 
-def _score_channels(slices: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
+def _score_channels(scored: Scored, basis: Basis) -> Mapping[int, torch.Tensor]:
     # One draw per channel: sums of many draws would hardly differ in groups of large slices, and their channels would stay.
-    return _score(torch.empty(len(slices[0])), seed)
+    found = {}
+    for number, (first, *_) in scored.items():
+        own_seed = seed_of(f"{first.tensor}:{first.axis}:{first.coordinates[0][0]}", basis.seed)
+        found[number] = _score(torch.empty(len(first.coordinates)), own_seed)
+    return found
 
 
 CRITERION = Criterion(
     name="random",
     summary="uniformly random, from the request's seed: a baseline for the others",
     source="Liu, Sun, Zhou, Huang, Darrell 2019, arXiv:1810.05270 (random choice as a baseline)",
+    formula="uniform on [0, 1), one draw per weight or channel",
     score=_score,
     score_channels=_score_channels,
 )

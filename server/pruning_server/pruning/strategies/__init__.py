@@ -7,10 +7,12 @@ from types import MappingProxyType
 from typing import Protocol
 
 from pruning_server.errors import NotImplementedFeatureError
-from pruning_server.pruning import criteria
-from pruning_server.pruning.strategies import static
+from pruning_server.pruning import criteria, schedules
+from pruning_server.pruning.evidence import Evidence
+from pruning_server.pruning.strategies import conditional, dynamic, static
 from pruning_server.pruning.strategies.static_structure import plan_structure
-from pruning_server.pruning.values import CriterionInfo, PruningPlan, ScoredInput, StrategyInfo
+from pruning_server.pruning.values import CriterionInfo, PruningPlan, ScheduleInfo, ScoredInput, StrategyInfo
+from pruning_server.spec.condition import FEATURES
 from pruning_server.spec.request import StaticStrategy, Target
 
 __all__ = ["WeightStrategy", "catalogue", "get", "plan_structure"]
@@ -19,20 +21,21 @@ __all__ = ["WeightStrategy", "catalogue", "get", "plan_structure"]
 class WeightStrategy(Protocol):
     """Plans which weights are removed."""
 
-    def plan(self, weights: Sequence[ScoredInput], config: StaticStrategy, target: Target, seed: int) -> PruningPlan:
-        """Pure: reads the tensors, returns masks."""
+    def plan(
+        self,
+        weights: Sequence[ScoredInput],
+        config: StaticStrategy,
+        target: Target | None,
+        seed: int,
+        evidence: Evidence | None = None,
+        *,
+        nonzero_parameters: int | None = None,
+    ) -> PruningPlan:
+        """Reads the tensors and, where the criterion needs it, the evidence; returns masks."""
         ...
 
 
 _REGISTRY: MappingProxyType[str, WeightStrategy] = MappingProxyType({static.NAME: static.StaticPruning()})
-
-# What the API names and this version does not do.
-_PLANNED = MappingProxyType(
-    {
-        "dynamic": "over the model's life: while fine-tuning, on new data, and at inference",
-        "conditional": "a condition decides, per weight, channel or layer",
-    }
-)
 
 
 def get(name: str) -> WeightStrategy:
@@ -49,10 +52,16 @@ def get(name: str) -> WeightStrategy:
 def catalogue() -> tuple[StrategyInfo, ...]:
     """Every strategy of the API, with what this version has of it."""
     infos = tuple(
-        CriterionInfo(name=one.name, summary=one.summary, source=one.source)
+        CriterionInfo(
+            name=one.name,
+            summary=one.summary,
+            source=one.source,
+            granularities=one.granularities,
+            needs=one.needs.value,
+        )
         for one in (criteria.get(name) for name in criteria.names())
     )
-    available = StrategyInfo(
+    once = StrategyInfo(
         name=static.NAME,
         summary=static.SUMMARY,
         available=True,
@@ -60,5 +69,26 @@ def catalogue() -> tuple[StrategyInfo, ...]:
         targets=static.TARGETS,
         criteria=infos,
     )
-    planned = (StrategyInfo(name=name, summary=summary, available=False) for name, summary in _PLANNED.items())
-    return (available, *planned)
+    while_training = StrategyInfo(
+        name=dynamic.NAME,
+        summary=dynamic.SUMMARY,
+        available=True,
+        granularities=dynamic.GRANULARITIES,
+        targets=dynamic.TARGETS,
+        criteria=infos,
+        schedules=tuple(
+            ScheduleInfo(
+                name=one.name, summary=one.summary, source=one.source, granularities=tuple(sorted(one.granularities))
+            )
+            for one in (schedules.get(name) for name in schedules.names())
+        ),
+    )
+    where_it_holds = StrategyInfo(
+        name=conditional.NAME,
+        summary=conditional.SUMMARY,
+        available=True,
+        granularities=conditional.GRANULARITIES,
+        targets=conditional.TARGETS,
+        features=tuple(FEATURES.values()),
+    )
+    return (once, while_training, where_it_holds)

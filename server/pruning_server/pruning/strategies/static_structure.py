@@ -6,28 +6,27 @@ arXiv:2301.12900 (coupled channels as one, scores relative to their layers).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
+import torch
+from msgspec import structs
+
 from pruning_server.errors import InvalidRequestError, JobFailureError, NotImplementedFeatureError, Reason
-from pruning_server.graph.coupling.groups import ChannelGroup
-from pruning_server.graph.surgery.cut import Removal
-from pruning_server.graph.values import FrozenUse
 from pruning_server.pruning import criteria
-from pruning_server.pruning.importance import Scored, find_scored, score_channels
-from pruning_server.pruning.ladder import HEAD, SOFT_FLOOR, Ladder, Lengths, build_ladder
+from pruning_server.pruning.allocation.sharing import Allocation
+from pruning_server.pruning.allocation.targets import PICKS, Chosen
+from pruning_server.pruning.candidates import Candidates, find_candidates, name_reasons, without_unscored
+from pruning_server.pruning.evidence import Evidence
+from pruning_server.pruning.importance import score_channels
+from pruning_server.pruning.ladder import SOFT_FLOOR, Ladder
 from pruning_server.pruning.rounding import round_down, round_up
-from pruning_server.pruning.selection import matches, report_excluded
-from pruning_server.pruning.values import Cost, StructuralInput, StructuralPlan
+from pruning_server.pruning.strategies.automatic import keep_best
+from pruning_server.pruning.values import StructuralInput, StructuralPlan
 from pruning_server.spec.request import Granularity, Scope, StaticStrategy, Target, TargetKind
 
-_MAX_REASONS = 3
-_RATIOS: Mapping[TargetKind, Callable[[Cost], int | None]] = {
-    TargetKind.PARAMETER_RATIO: lambda cost: cost.parameters,
-    TargetKind.MACS_RATIO: lambda cost: cost.macs,
-}
+Adjust = Callable[[Mapping[int, torch.Tensor]], Mapping[int, torch.Tensor]]
 
 
 def plan_structure(
@@ -37,8 +36,10 @@ def plan_structure(
     seed: int,
     *,
     exclude_layers: Sequence[str] = (),
+    adjust: Adjust | None = None,
+    evidence: Evidence | None = None,
 ) -> StructuralPlan:
-    """Decides which channels go; reads tensors, writes none, and asks for the cost about 20 times at most.
+    """Decides which channels go; reads tensors and writes none.
 
     Args:
         structure: the model.
@@ -47,9 +48,12 @@ def plan_structure(
             `channels.multiple`; heads are not rounded.
         target: SPARSITY s in [0, 1): of the n channels of all groups that may lose some, the fewest that are at least
             round(s * n) after rounding: exactly that many without multiples. PARAMETER_RATIO and MACS_RATIO r in (0, 1]:
-            the fewest, in the criterion's order, with which after / before is at most r.
+            the fewest, in the criterion's order, with which after / before is at most r. LATENCY_RATIO r in (0, 1]: the
+            fewest that were measured to take at most r of the original's time, with `evidence.latency_ratio`.
         seed: for criteria that draw.
         exclude_layers: shell wildcards as `selection.select` takes them; a group with any member in them stays whole.
+        adjust: what to make of the scores of all channels that may go, by group number.
+        evidence: for criteria that need data.
 
     Raises:
         InvalidRequestError: an unknown criterion, or a target out of its range.
@@ -59,24 +63,52 @@ def plan_structure(
     """
     _check(config, target)
     structure = replace(structure, tensors=cache(structure.tensors))
-    criterion = criteria.get(config.criterion)
-    found = _find_candidates(structure, config.granularity, exclude_layers)
-    scores = score_channels(found.scored, structure.tensors, criterion, seed)
-    ladder = build_ladder(found.groups, scores, _lengths(structure), config.channels, config.scope)
-    if target.kind is TargetKind.SPARSITY:
-        chosen = _to_sparsity(ladder, target.value)
-    else:
-        chosen = _to_ratio(ladder, structure.cost, target, _RATIOS[target.kind])
+    criterion = criteria.get_for(config.criterion, config.granularity)
+    if criterion.needs is criteria.Needs.TRIALS:
+        return _with_best(
+            config,
+            target,
+            evidence,
+            lambda one, goal: plan_structure(
+                structure, one, goal, seed, exclude_layers=exclude_layers, adjust=adjust, evidence=evidence
+            ),
+        )
+    found = find_candidates(structure, config.granularity, exclude_layers, criterion)
+    scores = score_channels(found.scored, structure.tensors, criterion, seed, evidence)
+    found = without_unscored(found, scores, criterion)
+    if adjust is not None:
+        scores = dict(adjust(scores))
+    allocation = Allocation(structure, config, target, found.groups, scores, seed, evidence)
+    ladder, chosen, told = allocation.share_out()
     if not chosen.is_reached:
         raise _unreachable(structure, config, target, found, chosen)
-    counts = ladder.counts(chosen.steps)
     return StructuralPlan(
-        removal=ladder.removal(counts),
+        removal=ladder.removal(chosen.counts),
         removable=dict(ladder.sizes),
         achieved=chosen.achieved,
         frozen=found.frozen,
-        notes=(*found.notes, *_notes(ladder, config, target, chosen)),
+        notes=(*found.notes, *told, *_notes(ladder, config, target, chosen), *chosen.notes),
     )
+
+
+def _with_best(
+    config: StaticStrategy,
+    target: Target,
+    evidence: Evidence | None,
+    make: Callable[[StaticStrategy, Target], StructuralPlan],
+) -> StructuralPlan:
+    """The plan of the best criterion; where plans are dear, criteria are compared by cheaper ones."""
+    cheaper, goal = config, target
+    if config.scope is Scope.SENSITIVITY:
+        cheaper = structs.replace(config, scope=Scope.GLOBAL)
+    if target.kind is TargetKind.LATENCY_RATIO:
+        # Work goes with the square of the widths.
+        goal = Target(kind=TargetKind.SPARSITY, value=1 - target.value**0.5)
+    best = keep_best(cheaper, evidence, lambda one: make(one, goal))
+    if (cheaper, goal) == (config, target) or best.choice is None:
+        return best
+    plan = make(structs.replace(config, criterion=best.choice.chosen), target)
+    return replace(plan, notes=(*best.notes[:1], *plan.notes), choice=best.choice)
 
 
 def _check(config: StaticStrategy, target: Target) -> None:
@@ -86,185 +118,25 @@ def _check(config: StaticStrategy, target: Target) -> None:
     if target.kind is TargetKind.SPARSITY:
         if not 0 <= value < 1:
             raise InvalidRequestError.for_field("spec.sparsity", f"must be at least 0 and less than 1, not {value}")
-    elif target.kind not in _RATIOS:
+    elif target.kind not in {*PICKS, TargetKind.LATENCY_RATIO}:
         raise NotImplementedFeatureError(f"a {target.kind.value} target with {config.granularity.value} granularity")
     elif not 0 < value <= 1:
         raise InvalidRequestError.for_field(f"spec.{target.kind.value}", f"must be above 0 and at most 1, not {value}")
 
 
-# --- What may go ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The groups that may lose channels, by number; what keeps others, and how many the request excludes."""
-
-    groups: Mapping[int, ChannelGroup]
-    scored: Scored
-    frozen: tuple[FrozenUse, ...]
-    notes: tuple[str, ...]
-    excluded: int
-
-
-def _find_candidates(structure: StructuralInput, granularity: Granularity, patterns: Sequence[str]) -> _Candidates:
-    wanted = {
-        number: group
-        for number, group in enumerate(structure.groups)
-        if granularity is Granularity.CHANNEL or group.kind == HEAD
-    }
-    patterns_by_name = _match(structure.groups, patterns)
-    excluded = {
-        number: by
-        for number, group in wanted.items()
-        if (by := {one.tensor: patterns_by_name[one.tensor] for one in group.members if one.tensor in patterns_by_name})
-    }
-    free = {number: group for number, group in wanted.items() if number not in excluded}
-    scored = find_scored(free, structure.tensors, structure.scored)
-    if not scored:
-        raise JobFailureError(Reason.NOTHING_PRUNABLE, _why_nothing(structure, granularity, wanted, excluded))
-    unscored = tuple(
-        FrozenUse(
-            op="",
-            source="",
-            reason="none of the tensors that go together is a weight, so nothing says how much they matter",
-            layers=tuple(dict.fromkeys(member.tensor for member in group.members)),
-        )
-        for number, group in free.items()
-        if number not in scored
-    )
-    by_name = {name: pattern for found in excluded.values() for name, pattern in found.items()}
-    others = [name for use in structure.frozen for name in use.layers]
-    idle = set(patterns) - set(patterns_by_name.values())
-    idle -= {pattern for pattern in idle if matches(others, pattern) or _match(structure.groups, [pattern])}
-    return _Candidates(
-        groups={number: free[number] for number in scored},
-        scored=scored,
-        frozen=(*report_excluded(by_name), *unscored),
-        notes=tuple(
-            f"exclude_layers: {pattern!r} matches nothing that could be removed"
-            for pattern in patterns
-            if pattern in idle
-        ),
-        excluded=len(excluded),
-    )
-
-
-def _match(groups: Sequence[ChannelGroup], patterns: Sequence[str]) -> dict[str, str]:
-    """The first pattern that means it, by name, for each tensor that the request leaves alone."""
-    aliases = {member.tensor: member.aliases for group in groups for member in group.members}
-    return {
-        name: found
-        for name, others in aliases.items()
-        if (found := next((pattern for pattern in patterns if matches((name, *others), pattern)), None)) is not None
-    }
-
-
-def _lengths(structure: StructuralInput) -> Lengths:
-    covered: Counter[tuple[str, int]] = Counter()
-    for group in structure.groups:
-        for member in group.members:
-            covered[member.tensor, member.axis] += group.size * len(member.coordinates[0])
-
-    def length(tensor: str, axis: int) -> int:
-        try:
-            return structure.tensors(tensor).shape[axis]
-        except KeyError:  # it stands in the code; with nothing but channels it is no longer than they are
-            return covered[tensor, axis]
-
-    return length
-
-
-def _why_nothing(
-    structure: StructuralInput, granularity: Granularity, wanted: Mapping[int, object], excluded: Mapping[int, object]
-) -> str:
-    if wanted and len(excluded) == len(wanted):
-        return f"exclude_layers excludes all {len(wanted)} groups of channels that could go; exclude fewer layers"
-    if granularity is Granularity.HEAD and structure.groups:
-        return "the model has no attention heads that can be removed as a whole; use granularity channel"
-    return f"the model has no channels that can be removed{_reasons(structure.frozen)}"
-
-
-def _reasons(frozen: Sequence[FrozenUse]) -> str:
-    reasons = list(dict.fromkeys(f"{use.op}: {use.reason}" if use.op else use.reason for use in frozen))
-    more = "; and more" if len(reasons) > _MAX_REASONS else ""
-    return f" ({'; '.join(reasons[:_MAX_REASONS])}{more})" if reasons else ""
-
-
-# --- How far ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The fewest steps that meet the target, or, if none do, all; `achieved` is in the target's unit."""
-
-    steps: int
-    achieved: float
-    is_reached: bool
-
-
-def _to_sparsity(ladder: Ladder, sparsity: float) -> _Chosen:
-    total = sum(ladder.sizes.values())
-    wanted = round(sparsity * total)
-
-    def removed(steps: int) -> int:
-        return sum(ladder.counts(steps).values())
-
-    steps = _fewest(len(ladder), lambda steps: removed(steps) >= wanted)
-    return _Chosen(steps, removed(steps) / total, removed(steps) >= wanted)
-
-
-def _to_ratio(
-    ladder: Ladder,
-    cost: Callable[[Removal], Cost],
-    target: Target,
-    pick: Callable[[Cost], int | None],
-) -> _Chosen:
-    known: dict[tuple[int, ...], float] = {}
-    before = pick(cost({}))
-    if not before:
-        raise _unknown_cost(target)
-
-    def ratio(steps: int) -> float:
-        counts = ladder.counts(steps)
-        key = tuple(counts.values())
-        if key not in known:
-            after = pick(cost(ladder.removal(counts))) if any(key) else before
-            if after is None:
-                raise _unknown_cost(target)
-            known[key] = after / before
-        return known[key]
-
-    steps = _fewest(len(ladder), lambda steps: ratio(steps) <= target.value)
-    return _Chosen(steps, ratio(steps), ratio(steps) <= target.value)
-
-
-def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
-    """The smallest number in [0, most] that is enough, by bisection; `most` where none is."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        if is_enough(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 # --- What is said -----------------------------------------------------------------------------------------------------
 
 
-def _unknown_cost(target: Target) -> JobFailureError:
-    return JobFailureError(
-        Reason.TARGET_UNREACHABLE,
-        f"a {target.kind.value} needs the model's {target.kind.value.removesuffix('_ratio')}, and they cannot be counted;"
-        " ask for a sparsity" + (" or a parameter_ratio" if target.kind is TargetKind.MACS_RATIO else ""),
-        metadata={"target": target.kind.value},
-    )
-
-
 def _unreachable(
-    structure: StructuralInput, config: StaticStrategy, target: Target, found: _Candidates, chosen: _Chosen
+    structure: StructuralInput, config: StaticStrategy, target: Target, found: Candidates, chosen: Chosen
 ) -> JobFailureError:
+    if target.kind is TargetKind.LATENCY_RATIO and chosen.achieved >= 1:
+        return JobFailureError(
+            Reason.TARGET_UNREACHABLE,
+            f"latency_ratio {target.value:g} cannot be reached: no removal made it faster on this device at this batch size;"
+            " ask for a macs_ratio or a parameter_ratio, or measure larger batches (evaluation.latency_batch_size)",
+            metadata={"target": target.kind.value, "nearest": "1.0"},
+        )
     if target.kind is TargetKind.SPARSITY:
         nearest, word = round_down(chosen.achieved), "at most"
     else:
@@ -278,7 +150,7 @@ def _unreachable(
     if config.granularity is Granularity.HEAD:
         limits.append("only whole heads go")
     if target.kind is not TargetKind.SPARSITY:
-        limits.append(f"the rest of the model is frozen{_reasons(structure.frozen)}")
+        limits.append(f"the rest of the model is frozen{name_reasons(structure.frozen)}")
     return JobFailureError(
         Reason.TARGET_UNREACHABLE,
         f"{target.kind.value} {target.value:g} cannot be reached; ask for {word} {nearest:g}. What stays:"
@@ -287,20 +159,19 @@ def _unreachable(
     )
 
 
-def _notes(ladder: Ladder, config: StaticStrategy, target: Target, chosen: _Chosen) -> tuple[str, ...]:
+def _notes(ladder: Ladder, config: StaticStrategy, target: Target, chosen: Chosen) -> tuple[str, ...]:
     exact = dict.fromkeys(ladder.sizes, 0)
     for number in ladder.steps[: chosen.steps]:
         exact[number] += 1
-    rounded = ladder.counts(chosen.steps)
-    changed = [number for number in exact if rounded[number] != exact[number]]
+    changed = [number for number in exact if chosen.counts[number] != exact[number]]
+    rounded = {ladder.multiples[number] for number in changed} - {1}
     notes = []
-    if changed:
-        multiples = ", ".join(str(one) for one in sorted({ladder.multiples[number] for number in changed}))
+    if rounded and target.kind is not TargetKind.LATENCY_RATIO:
         notes.append(
             f"{len(changed)} of {len(exact)} groups keep more channels than the order says, to keep a multiple of"
-            f" {multiples}; {target.kind.value} is {chosen.achieved:.4g}"
+            f" {', '.join(str(one) for one in sorted(rounded))}; {target.kind.value} is {chosen.achieved:.4g}"
         )
-    if config.scope is Scope.GLOBAL and chosen.steps > ladder.soft_steps:
+    if config.scope is not Scope.LAYER and chosen.steps > ladder.soft_steps:
         notes.append(
             f"some layers keep fewer than {SOFT_FLOOR:.0%} of their channels: the rest was not enough for the target"
         )

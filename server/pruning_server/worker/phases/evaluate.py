@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from pruning_server.errors import JobFailureError
 from pruning_server.evaluation.cost import count_parameters
 from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
 from pruning_server.jobs.workspace import WorkerJob
-from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
+from pruning_server.spec.report import (
+    AccuracySection,
+    CostSection,
+    CostsSection,
+    GateSection,
+    GeneralizationSection,
+    LatencySection,
+)
+from pruning_server.worker.gate import Gate, judge_gate
 from pruning_server.worker.judging import Judging, Outputs
 from pruning_server.worker.latency import compare_latency
 from pruning_server.worker.phases.baseline import Baseline
@@ -33,6 +42,7 @@ class Evaluated:
     accuracy: AccuracySection
     generalization: GeneralizationSection
     cost: CostsSection
+    gate: GateSection | None = None
 
 
 def evaluate(
@@ -69,7 +79,9 @@ def evaluate(
     generalization = judge_generalization(
         report, accuracy, margin=spec.margin, identical_outputs=identical, fit=fit, train=train, units=units
     )
-    return Evaluated(accuracy, generalization, _cost(job, loaded, observed, final, story))
+    cost = _cost(job, loaded, observed, final, story)
+    gate = judge_gate(observed, final.gate, final.module, story) if isinstance(final.gate, Gate) else final.gate
+    return Evaluated(accuracy, generalization, cost, gate)
 
 
 def _compare(
@@ -104,7 +116,7 @@ def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, stor
             parameters=left.parameters,
             nonzero_parameters=left.nonzero,
             # Zeros are multiplied like any other number; only structural pruning saves operations.
-            macs=macs_of_forward(final.module, observed.feed, observed.rule).total
+            macs=macs_of_forward(_whole(final), observed.feed, observed.rule).total
             if final.compacted.cut
             else observed.macs.total,
             bytes=len(final.content),
@@ -113,8 +125,13 @@ def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, stor
     )
 
 
+def _whole(final: Final) -> torch.jit.ScriptModule:
+    """What is computed for a sample that a gate does not skip, without the core's first try."""
+    return final.gate.ungated if isinstance(final.gate, Gate) else final.module
+
+
 def _latency(
     job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story
 ) -> tuple[LatencySection, LatencySection]:
-    seconds = STRUCTURAL_LATENCY_SECONDS if final.compacted.cut else LATENCY_SECONDS
+    seconds = STRUCTURAL_LATENCY_SECONDS if final.compacted.is_smaller else LATENCY_SECONDS
     return compare_latency(job, observed, loaded.original, final.module, story, seconds)

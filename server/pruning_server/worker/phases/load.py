@@ -12,6 +12,7 @@ from pruning_server.graph.training import thaw
 from pruning_server.jobs.workspace import LOSS_FILE, MODEL_FILE, WorkerJob
 from pruning_server.worker.archives import ModelArchive, load_module
 from pruning_server.worker.datasets import read_samples
+from pruning_server.worker.earlier import Earlier, read_earlier
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.folder import RunFolder
 
@@ -29,6 +30,7 @@ class Loaded:
         train: the training set, for the generalization gap only.
         loss_module: the caller's loss, in evaluation mode.
         methods: samples of exported methods other than forward, by name.
+        earlier: the result of the job that this one continues from.
     """
 
     archive: ModelArchive
@@ -39,6 +41,7 @@ class Loaded:
     train: Samples | None
     loss_module: torch.jit.ScriptModule | None
     methods: Mapping[str, Samples]
+    earlier: Earlier | None = None
 
 
 def load(job: WorkerJob, folder: RunFolder) -> Loaded:
@@ -64,6 +67,7 @@ def load(job: WorkerJob, folder: RunFolder) -> Loaded:
         methods={
             item.method: read_samples(folder.path(item.file.path), f"{item.method} method's") for item in job.methods
         },
+        earlier=read_earlier(job.earlier, folder, archive) if job.earlier else None,
     )
 
 

@@ -121,7 +121,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         loaded.validation.targets,
         groups=loaded.validation.groups,
         marks=loaded.validation.split,
-        fractions=spec.evaluation.split,
+        fractions=spec.split,
         seed=spec.seed,
         task=objective.task,
     )

@@ -15,6 +15,7 @@ from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning import masks as masking
 from pruning_server.pruning.values import Mask, PruningPlan, StructuralPlan
+from pruning_server.spec.report import DynamicDetails
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
@@ -48,6 +49,12 @@ class Pruned:
     def masks(self) -> Mapping[str, Mask]:
         """The masks by weight name; none where channels went."""
         return self.plan.masks if isinstance(self.plan, PruningPlan) else {}
+
+    @property
+    def spent_epochs(self) -> int:
+        """Epochs of the request that planning has used, so that recovery has the others."""
+        details = self.plan.details
+        return details.epochs if isinstance(details, DynamicDetails) else 0
 
 
 def prune(

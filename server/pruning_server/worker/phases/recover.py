@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from pruning_server.graph.dropout import scale_dropout
 from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.structure import Cut
 from pruning_server.pruning.masks import MaskHolder
+from pruning_server.pruning.values import Mask, PruningPlan
 from pruning_server.recovery.ladder import Recovered, recover
 from pruning_server.recovery.lesson import Lesson
-from pruning_server.recovery.ports import Batch, Score
+from pruning_server.recovery.ports import Score
 from pruning_server.recovery.schedule import plan_training
-from pruning_server.spec.request import PruningSpec
+from pruning_server.spec.request import ConditionalStrategy, PruningSpec
 from pruning_server.worker.copies import make_training_copy
 from pruning_server.worker.feeding import Feed
-from pruning_server.worker.judging import Judging, Reference
+from pruning_server.worker.fitting import FitRows
+from pruning_server.worker.judging import Reference
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.running import Subject
 from pruning_server.worker.story import Story
+from pruning_server.worker.structures import rename
 from pruning_server.worker.student import ModuleStudent, find_statistics, find_trainables
+from pruning_server.worker.teaching import Original, make_pair
 
 
 @dataclass(frozen=True)
@@ -47,24 +53,6 @@ class Trained:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _FitData:
-    """Fills `recovery.ports.FitData`: rows of the validation set that may be fitted on."""
-
-    judging: Judging
-    reference: Reference
-    rows: np.ndarray
-
-    @property
-    def samples(self) -> int:
-        return len(self.rows)
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        chosen = self.rows[list(rows)]
-        reference = self.reference.tensor(chosen)
-        return Batch(self.judging.feed.inputs(chosen), self.judging.target(chosen, reference), reference)
-
-
 def recover_accuracy(
     spec: PruningSpec, loaded: Loaded, observed: Observed, reference: Reference, pruned: Pruned, story: Story
 ) -> Trained:
@@ -72,8 +60,11 @@ def recover_accuracy(
     weight_names = tuple(dict.fromkeys((*pruned.masks, *pruned.updated)))
     if spec.recovery.disabled:
         return Trained(pruned.subject, observed.feed, weight_names, None, 0, ("Recovery was switched off.",))
+    if isinstance(spec.strategy, ConditionalStrategy) and _is_untouched(pruned):
+        return Trained(pruned.subject, observed.feed, weight_names, None, 0, ("Nothing was removed or recovered.",))
     copy = make_training_copy(pruned.subject, observed.feed, observed.rule)
-    module = copy.module
+    cut = rename(pruned.cut, observed.channels) if observed.channels else ()
+    module, lowered = scale_dropout(copy.module, _shares_left(cut, pruned.masks))
     judging = replace(observed.judging, feed=copy.feed)
     trainables, notes = find_trainables(module, observed.survey.weights, frozen_archive=loaded.frozen_archive)
     state = observed.state_names
@@ -89,6 +80,7 @@ def recover_accuracy(
         device_type=torch.device(observed.feed.device).type,
         seed=spec.seed,
     )
+    plan = replace(plan, epochs=max(0, plan.epochs - pruned.spent_epochs))
 
     def judge() -> Score:
         return judging.score(student.subject, splits.select, reference)
@@ -97,10 +89,11 @@ def recover_accuracy(
         story.progress(fraction, epoch=epoch, epochs=epochs, metrics=metrics)
         story.count(samples_trained=samples)
 
+    original = Original(loaded.archive, observed.feed, observed.rule)
     single = observed.rule.exact_batch == 1 and bool(student.statistic_names)
     lesson = Lesson(
         student=student,
-        data=_FitData(judging, reference, splits.fit),
+        data=FitRows(judging, reference, splits.fit),
         judge=judge,
         masks=holder,
         objective=observed.objective,
@@ -109,9 +102,38 @@ def recover_accuracy(
         progress=progress,
         # Statistics of a single sample are not those of the data.
         training_mode=not single,
+        pair=make_pair(original, student, copy.feed, splits.fit, cut, pruned.masks),
+        teacher=original,
+        all_data=FitRows(judging, reference, np.concatenate([splits.fit, splits.select])),
+        autocast=mixed_precision(module, observed.feed.device),
+        seconds=story.clock.monotonic,
     )
     recovered = recover(lesson)
+    if lowered and recovered.history:
+        notes = (*notes, f"While training, {lowered} dropout rates were lowered as far as was pruned behind them.")
     carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
     return Trained(
         module, copy.feed, tuple(carried), recovered, plan.batch_size, (*copy.notes, *notes, *recovered.notes)
     )
+
+
+def _is_untouched(pruned: Pruned) -> bool:
+    plan = pruned.plan
+    removed = plan.removed_weights if isinstance(plan, PruningPlan) else plan.removed_channels
+    return not removed and not pruned.updated
+
+
+def _shares_left(cut: Cut, masks: Mapping[str, Mask]) -> dict[str, float]:
+    """By stored tensor, the share of its values that is left."""
+    shares: dict[str, float] = {name: 1 - float(mask.removed.float().mean()) for name, mask in masks.items()}
+    for one in cut:
+        shares[one.tensor] = shares.get(one.tensor, 1.0) * len(one.kept) / one.size
+    return shares
+
+
+def mixed_precision(module: torch.jit.ScriptModule, device: str) -> torch.dtype | None:
+    """What a GPU computes in while a model of single precision is trained: half precision where it may."""
+    single = all(tensor.dtype == torch.float32 for tensor in module.parameters())
+    if torch.device(device).type != "cuda" or not single:
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
 from pruning_server.pruning.values import Mask
-from pruning_server.spec.report import VerifySection
+from pruning_server.spec.report import GateSection, VerifySection
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
 from pruning_server.worker.compacting import Compacted, compact
@@ -24,11 +24,13 @@ from pruning_server.worker.copies import HALF
 from pruning_server.worker.expected import pack, relative_error
 from pruning_server.worker.feeding import Feed
 from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.gate import Gate
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.proof import prove
+from pruning_server.worker.proof_gate import open_gate, prove_core
 from pruning_server.worker.running import all_tensors
 
 # The trained copy's graph was rewritten for training, so its sums may be ordered differently.
@@ -36,6 +38,7 @@ MAX_TRAINED_ERROR = 1e-3
 MAX_TRAINED_ERROR_HALF = 5e-2
 
 Run = tuple[tuple[object, ...], object]
+Gating = Callable[[Compacted], tuple[Compacted, Gate | GateSection]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Final:
         format_version: of the archive.
         proof: how the shrunk archive was proven equal to the masked model; None where only values changed.
         compacted: what it was packed from.
+        gate: its inference gate, or why it has none; None where none was asked for.
     """
 
     content: bytes
@@ -59,17 +63,32 @@ class Final:
     format_version: int
     proof: VerifySection | None
     compacted: Compacted
+    gate: Gate | GateSection | None = None
 
 
-def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained, folder: RunFolder) -> Final:
+def verify(
+    loaded: Loaded,
+    observed: Observed,
+    pruned: Pruned,
+    trained: Trained,
+    folder: RunFolder,
+    gating: Gating | None = None,
+) -> Final:
     """Builds the archive and proves that it is the trained model in the original's clothes.
+
+    `gating` writes a gate into it first; what is proven then is the gated model with its gate open, and its core.
 
     Raises:
         JobFailureError: VERIFICATION_FAILED, saying what differs.
     """
-    compacted = compact(loaded, observed, pruned, trained, folder)
+    compacted, gate = compact(loaded, observed, pruned, trained, folder), None
+    if gating is not None:
+        compacted, gate = gating(compacted)
+    core = gate.core if isinstance(gate, Gate) else ()
     content, version = _archive_bytes(compacted.module, pruned.archive.extra_files)
-    in_memory = _runs(_on_device(compacted.module, pruned.archive).eval(), observed, observed.feed)
+    module = _on_device(compacted.module, pruned.archive).eval()
+    in_memory = _runs(module, observed, observed.feed)
+    everything = _runs(open_gate(module), observed, observed.feed) if core else in_memory
     delivered = torch.jit.load(io.BytesIO(content), map_location=pruned.archive.device)
     _require_same_clothes(loaded.archive.load(), delivered, compacted.cut)
     weights = thaw(delivered)
@@ -80,25 +99,38 @@ def verify(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained,
     )
     if compacted.whole is not None:
         whole = _runs(_on_device(compacted.whole, pruned.archive).eval(), observed, observed.feed)
-        _require_equal(whole, in_memory, _trained_tolerance(delivered), "the model with its empty channels")
+        _require_equal(whole, everything, _trained_tolerance(delivered), "the model with its empty channels")
     if trained.feed is observed.feed:  # else it was trained in another precision, and rounded
         kept = _runs(trained.module.eval(), observed, trained.feed)
-        _require_equal(kept, in_memory, _trained_tolerance(delivered), "the model that was trained")
-    expected = pack(in_memory, removed, observed.rule.seed, compacted.cut, _method_calls(observed))
-    proof = _proof(loaded, observed, pruned, compacted, content) if compacted.cut else None
-    return Final(content, delivered, weights, expected, version, proof, compacted)
+        _require_equal(kept, everything, _trained_tolerance(delivered), "the model that was trained")
+    expected = pack(in_memory, removed, observed.rule.seed, compacted.cut, _method_calls(observed), core)
+    proof = None
+    if compacted.cut or core:
+        proof, gate = _proof(loaded, observed, pruned, compacted, content, gate)
+    return Final(content, delivered, weights, expected, version, proof, compacted, gate)
 
 
-def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, compacted: Compacted, content: bytes) -> VerifySection:
-    """Of what will be delivered, against the caller's archive."""
+def _proof(
+    loaded: Loaded,
+    observed: Observed,
+    pruned: Pruned,
+    compacted: Compacted,
+    content: bytes,
+    gate: Gate | GateSection | None,
+) -> tuple[VerifySection, Gate | GateSection | None]:
+    """Of what will be delivered, against the caller's archive; and the gate with what was proven of it."""
+    gated = isinstance(gate, Gate)
 
     def delivered() -> torch.jit.ScriptModule:
         module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
-        return module
+        return open_gate(module) if gated else module
 
     calls = [Call("forward", arguments) for arguments in _arguments(observed, observed.feed)]
+    if isinstance(gate, Gate):
+        error = prove_core(delivered, gate.core, calls, seed=observed.rule.seed)
+        gate = gate.proven(error)
     calls += [Call(method, arguments) for method, arguments in _method_calls(observed)]
-    return prove(
+    proof = prove(
         loaded.archive.load,
         delivered,
         compacted.cut,
@@ -106,7 +138,9 @@ def _proof(loaded: Loaded, observed: Observed, pruned: Pruned, compacted: Compac
         seed=observed.rule.seed,
         # Where single weights were pruned first, no archive has been cut and nothing else.
         load_unrecovered=pruned.archive.load if pruned.cut else None,
+        unrecovered_cut=pruned.cut,
     )
+    return proof, gate
 
 
 def _on_device(module: torch.jit.ScriptModule, archive: ModelArchive) -> torch.jit.ScriptModule:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pruning_server.pruning.values import PruningPlan, StructuralPlan
-from pruning_server.spec.request import ConditionalStrategy, DynamicStrategy, StaticStrategy
-from pruning_server.worker.planning import conditional, dynamic, static
+from pruning_server.spec.request import ConditionalStrategy, DynamicStrategy, StaticStrategy, TargetKind
+from pruning_server.worker.planning import budget, conditional, dynamic, static
 from pruning_server.worker.planning.context import Planning
 
 __all__ = ["Planning", "make_plan"]
@@ -19,6 +19,9 @@ def make_plan(context: Planning) -> PruningPlan | StructuralPlan:
     """
     match context.spec.strategy:
         case StaticStrategy() as strategy:
+            target = context.spec.target
+            if target is not None and target.kind is TargetKind.MAX_ACCURACY_DROP:
+                return budget.plan(context, strategy, target.value)
             return static.plan(context, strategy)
         case ConditionalStrategy() as strategy:
             return conditional.plan(context, strategy)

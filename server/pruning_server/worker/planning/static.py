@@ -17,9 +17,19 @@ def plan(context: Planning, strategy: StaticStrategy) -> PruningPlan | Structura
         JobFailureError: see `strategies.static` and `strategies.static_structure`.
     """
     spec, observed, subject = context.spec, context.observed, context.loaded.subject
+    if observed.channels is None:
+        weights = observed.selection.inputs(subject)
+        return strategies.get("static").plan(
+            weights,
+            strategy,
+            spec.target,
+            spec.seed,
+            context.evidence,
+            nonzero_parameters=observed.parameters.nonzero,
+        )
     if spec.target is None:
         raise JobFailureError(Reason.NOT_IMPLEMENTED, "Static pruning needs a target.")
-    if observed.channels is not None:
-        inputs = observed.channels.inputs(subject, observed.selection.weights)
-        return plan_structure(inputs, strategy, spec.target, spec.seed, exclude_layers=spec.exclude_layers)
-    return strategies.get("static").plan(observed.selection.inputs(subject), strategy, spec.target, spec.seed)
+    inputs = observed.channels.inputs(subject, observed.selection.weights)
+    return plan_structure(
+        inputs, strategy, spec.target, spec.seed, exclude_layers=spec.exclude_layers, evidence=context.evidence
+    )

@@ -1,0 +1,1 @@
+"""How accurate pruned models are, beside Torch-Pruning, which has their source."""

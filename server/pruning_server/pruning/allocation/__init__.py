@@ -1,0 +1,1 @@
+"""How a target is shared out among layers: in which order channels go. One file per way; `Scope` names them."""

@@ -1,0 +1,88 @@
+"""The controller: prune on while the select split stays within the budget, else go back and try half the step.
+
+What a step costs is won back without a gradient first, as recovery does it; only where that is not enough does the step
+take a part of the epochs. So most of them are left for the pruned model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruning_server.pruning.dynamic.controller import Controller
+from pruning_server.recovery.checkpoint import Checkpoint
+from pruning_server.recovery.ports import Score
+from pruning_server.recovery.scheduled import SteppedTraining, Trained, judged
+from pruning_server.worker.planning.dynamic_diary import Diary
+from pruning_server.worker.planning.dynamic_school import School
+from pruning_server.worker.planning.dynamic_units import Bench
+
+# Parts of the schedule's training; a step of the controller takes one, where it needs any.
+PARTS = 8
+ROUNDING = 1e-9
+NOT_TRAINED = Trained(float("nan"), 0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The unpruned model's score on select, how much of the metric may be lost, and how many gradient steps there are."""
+
+    original: Score
+    budget: float
+    total_steps: int
+
+    def hold(self, score: Score) -> bool:
+        """Whether a score is within the budget; what is not a number is not."""
+        return score.metric >= self.original.metric - self.budget - ROUNDING
+
+
+def run_controller(
+    bench: Bench, school: School, training: SteppedTraining | None, limits: Limits, diary: Diary
+) -> float:
+    """Prunes on as long as the metric on select stays within the budget; returns the share of the way that it went."""
+    units, controller = bench.units, Controller()
+    while not controller.is_over:
+        before = units.reach
+        values, go_back = Checkpoint.of(bench.tensors), units.remember()
+        units.advance(controller.propose())
+        tried = units.reach
+        if tried.removed == before.removed:
+            controller.accept()
+            continue
+        trained, score = _win_back(bench, school, training, limits)
+        stays = limits.hold(score)
+        if stays:
+            controller.accept()
+        else:
+            values.restore()
+            go_back()
+            controller.reject()
+        diary.step(
+            "accept" if stays else "rollback",
+            training.steps if training is not None else 0,
+            tried,
+            came_back=0 if stays else tried.removed - before.removed,
+            loss=trained.loss,
+            score=score,
+        )
+        _tell(diary, stays=stays, original=limits.original, score=score, tried=tried.sparsity, kept=before.sparsity)
+        diary.trained(trained, score, units.reach, epoch=0, fraction=controller.accepted)
+    units.hold()
+    return controller.accepted
+
+
+def _win_back(bench: Bench, school: School, training: SteppedTraining | None, limits: Limits) -> tuple[Trained, Score]:
+    """Closed-form recovery of the masked model and, where that leaves it beyond the budget, a part of the training."""
+    score = school.win_back(bench.units)
+    part = max(1, limits.total_steps // PARTS)
+    if limits.hold(score) or training is None or training.steps + part > limits.total_steps:
+        return NOT_TRAINED, score
+    trained = training.run(part)
+    return trained, judged(school.lesson)
+
+
+def _tell(diary: Diary, *, stays: bool, original: Score, score: Score, tried: float, kept: float) -> None:
+    change = f"select metric {score.metric:.4f}, originally {original.metric:.4f}, loss {score.loss:.4f}"
+    if stays:
+        diary.tell(f"{tried:.1%} off stays within the budget ({change})")
+    else:
+        diary.tell(f"{tried:.1%} off is beyond the budget ({change}); back to {kept:.1%} and half the step")
