@@ -17,8 +17,21 @@ from helpers.fake_artifacts import status
 from helpers.fake_server import PRUNED_MODEL, FakeServer, example_report, failing_run, state_event, succeeding_run
 from helpers.streams import Terminal
 from pruning_api.v1 import pruning_job_pb2 as job_pb
-from pruning_client import PruningClient, Sparsity, Static, Submission, Threshold
+from pruning_client import (
+    Conditional,
+    Dynamic,
+    Granularity,
+    NmPattern,
+    PruningClient,
+    Risk,
+    Scope,
+    Sparsity,
+    Static,
+    Submission,
+    Threshold,
+)
 from pruning_client.cli.output import Output
+from pruning_client.spec import Strategy
 
 KEYS = {"job", "state", "reason", "message", "report"}
 
@@ -106,6 +119,24 @@ def test_show_a_failed_job(prune: Callable[..., Any], submit: Callable[..., str]
     body = prune("show", job, "--json").body
     assert set(body) >= KEYS
     assert (body["state"], body["reason"], body["report"]) == ("FAILED", "MODEL_CORRUPT", None)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        (Static(Granularity.NM, NmPattern(2, 4), criterion="taylor"), ["2:4", "taylor"]),
+        (Static(Granularity.CHANNEL, scope=Scope.SENSITIVITY), ["channel", "sensitivity"]),
+        (Dynamic(schedule="rigl", continue_from_job_id="job-0", inference_gate=True), ["rigl", "job-0", "gate"]),
+        (Conditional(risk=Risk(0.02, 0.1)), ["0.02", "0.1"]),
+        (Conditional(condition="l1 < 0.75"), ["l1 < 0.75"]),
+    ],
+)
+def test_show_says_how_a_job_prunes(
+    prune: Callable[..., Any], submit: Callable[..., str], strategy: Strategy, words: list[str]
+) -> None:
+    """What decides the result is what the job is told apart by later."""
+    shown = prune("show", submit(strategy=strategy, exclude_layers=("stem*",))).out
+    assert [word for word in [*words, "stem*"] if word not in shown] == []
 
 
 def test_show_a_job_with_a_report(prune: Callable[..., Any], submit: Callable[..., str]) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from pruning_client.cli.preflight import preflight
 from pruning_client.client import PruningClient
-from pruning_client.errors import InvalidRequestError
-from pruning_client.spec import Granularity, NmPattern, Sparsity, Static, Submission
+from pruning_client.errors import InvalidRequestError, UnimplementedError
+from pruning_client.spec import Granularity, NmPattern, Sparsity, Static, Submission, Threshold
 from pruning_client.values import CriterionInfo, ServerInfo, StrategyInfo
 
 ALL = (Granularity.WEIGHT, Granularity.CHANNEL, Granularity.HEAD, Granularity.NM)
@@ -49,3 +49,9 @@ def test_others_pass(granularity: Granularity) -> None:
 
 def test_it_passes_for_channels() -> None:
     ask("fpgm", Granularity.CHANNEL)
+
+
+def test_a_target_that_is_not_taken_is_refused_with_those_that_are() -> None:
+    submission = Submission(model="m.pt", validation="v.npz", strategy=Static(), target=Threshold(0.5))
+    with pytest.raises(UnimplementedError, match=r"static pruning to a threshold .*; give one of sparsity$"):
+        preflight(cast("PruningClient", Server()), submission, [])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.fake_server import example_report
 from pruning_client.html.page import render_page
+from pruning_client.html.tables import MAX_LINES
 from pruning_client.html.view import MAX_ROWS, build_view
 
 VOID = {"meta", "br"}
@@ -205,6 +206,25 @@ def test_a_report_of_many_layers_stays_a_page() -> None:
 
 
 # --- prune report -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_strategy_did_is_told_step_by_step() -> None:
+    report = example_report()
+    step = {"step": 3, "action": "rollback", "sparsity": 0.75, "train_loss": None, "select_loss": 0.125}
+    moved = {"name": "input.x.mean", "psi": 4.75, "drifted": True}
+    report["strategy"] |= {
+        "details": {"schedule": "controller", "steps": [step] * 50},
+        "continued": {"job_id": "job-0", "drift": [moved] * 5},
+        "criterion_choice": {"chosen": "apoz", "trials": [{"criterion": "fpgm", "metric": 0.625}]},
+    }
+    tables = {table.title: table for table in build_view(report).tables}
+    assert [len(table.lines) for table in tables.values()] == [1, MAX_LINES, 5]
+    steps = tables["Steps"]
+    assert steps.headings == ("step", "action", "sparsity", "select loss")
+    assert (steps.lines[0], steps.left_out) == (("3", "rollback", "0.75", "0.125"), 50 - MAX_LINES)
+    page = render_page(report)
+    for word in ("rollback", "input.x.mean", "4.75", "fpgm", "0.625", f"{50 - MAX_LINES} more are in the JSON"):
+        assert word in page
 
 
 def test_prune_report(prune: Callable[..., Any], tmp_path: Path) -> None:

@@ -36,6 +36,18 @@ def test_the_gate_stops_before_the_first_sample_that_breaks_the_budget() -> None
     assert point.changed_bound <= 0.006
 
 
+def test_infinite_margins_close_the_gate_and_count() -> None:
+    margins = np.concatenate([np.full(20, np.inf), np.arange(1000, 0, -1.0), np.full(20, np.nan)])
+    changed = np.zeros(1040, dtype=bool)
+    assert find_gate_point(np.full(400, np.inf), np.zeros(400, dtype=bool), budget=0.05) is None
+    sure = find_gate_point(margins, changed, budget=0.05)
+    assert sure is not None
+    assert (sure.threshold, sure.skipped_share) == (1.0, 1020 / 1040)
+    changed[:20] = True
+    point = find_gate_point(margins, changed, budget=0.01)
+    assert point is None
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_skipped_keeps_to_the_budget(seed: int) -> None:
     random = np.random.default_rng(seed)

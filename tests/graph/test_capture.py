@@ -45,6 +45,8 @@ WAYS: dict[str, Callable[[nn.Module, torch.Tensor], torch.jit.ScriptModule]] = {
 }
 
 
+# torch says it once per process, to whoever is first.
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_design_times_the_kernel_is_the_output(way: str, net: nn.Module) -> None:
     inputs = torch.randn(3, 4, 10, 10, generator=torch.Generator().manual_seed(1))
@@ -107,3 +109,17 @@ def test_a_computed_kernel_is_no_stored_one() -> None:
     calls: list[LinearCall] = []
     capture(torch.jit.trace(net, torch.randn(2, 4)), (torch.randn(2, 4),), calls.append)
     assert calls == []
+
+
+def test_one_number_for_all_channels_is_no_bias_of_theirs() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.shift = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.addmm(self.shift, x, self.weight)
+
+    calls: list[LinearCall] = []
+    capture(zoo.scripted(Shifted().eval()), (torch.randn(5, 4),), calls.append)
+    assert [(call.weight, call.bias) for call in calls] == [("weight", None)]

@@ -502,6 +502,7 @@ def test_of_a_ring_of_twins_one_stays_and_no_partner_goes() -> None:
 
 
 def test_redundant_channels_go_until_the_others_no_longer_explain_them() -> None:
+    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 10), nn.Identity(), nn.Linear(10, 3)).eval()
     plan = world_of(net).plan("redundancy > 0.999")
     # Ten channels of eight inputs: two are sums of the others, whichever go first.

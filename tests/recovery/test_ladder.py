@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +86,23 @@ def test_what_is_not_kept_leaves_no_trace(classroom: Callable) -> None:
     assert "1.num_batches_tracked" in before
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+
+
+def test_many_ties_do_not_add_up_to_a_loss(classroom: Callable) -> None:
+    room = classroom(plan=plan(epochs=12))
+    judged = []
+
+    def judge() -> Score:
+        # Each misses one more than the last, which is a tie, with a lower loss.
+        hits = np.ones(100)
+        hits[: len(judged)] = 0
+        judged.append(Score(float(hits.mean()), 1.0 - 0.01 * len(judged), hits))
+        return judged[-1]
+
+    recovered = recover(dataclasses.replace(room.lesson, judge=judge))
+    assert len(judged) > 8
+    assert recovered.kept != NOTHING
+    assert recovered.score.metric >= 0.99
 
 
 def test_no_epochs_means_no_gradient_step(classroom: Callable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -119,6 +120,36 @@ def test_what_is_left_takes_over_from_its_twins(name: str) -> None:
     done = reconstruct(pair_of(original, pruned, inputs), Method.REFIT, seed=0)
     assert (done.refitted, done.skipped) == (2, {})
     assert error(original, pruned, unseen) < 0.01
+
+
+def test_layers_behind_an_input_that_was_written_over_see_what_the_new_kernel_gives() -> None:
+    class Written(nn.Module):
+        def __init__(self, *, in_place: bool) -> None:
+            super().__init__()
+            self.in_place = in_place
+            self.one, self.two = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            held = x * 1.0
+            if self.in_place:
+                held += self.one(held)
+            else:
+                held = held + self.one(held)
+            return self.two(held)
+
+    results = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        net = Written(in_place=in_place).eval()
+        original, pruned = torch.jit.script(net), torch.jit.script(copy.deepcopy(net))
+        removed = torch.zeros(4, 4, dtype=torch.bool)
+        removed[:, :2] = True
+        with torch.no_grad():
+            pruned.one.weight[removed] = 0
+        pair = pair_of(original, pruned, torch.randn(100, 4, generator=generator(3)), removed={"one.weight": removed})
+        assert reconstruct(pair, Method.REFIT, seed=0).refitted == 2
+        results.append(get_tensor(pruned, "two.weight"))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
 def test_grouped_kernels_are_refitted_group_by_group() -> None:
@@ -252,3 +283,10 @@ def test_models_that_take_one_batch_size_are_refitted_on_many_batches(name: str,
     assert done.refitted == 2
     assert sizes == {exact}
     assert error(original, pruned, unseen) < 0.02
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_fewer_samples_than_the_only_batch_size_leave_the_model_alone(method: Method) -> None:
+    original, pruned = both(NETS["linear"][0])
+    pair = pair_of(original, pruned, torch.randn(5, 4, generator=generator(3)), exact_batch=8)
+    assert reconstruct(pair, method, seed=0) == Reconstructed(0, 0, {})

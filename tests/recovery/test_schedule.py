@@ -69,3 +69,16 @@ def test_scores_compare_by_metric_then_loss_and_numbers_beat_what_is_none() -> N
     assert Score(0.1, 9.0).beats(Score(nan, 0.1))
     assert not Score(nan, 0.1).beats(Score(nan, 0.2))
     assert not Score(0.9, nan).beats(Score(0.1, 0.1))
+
+
+def test_the_loss_decides_between_hits_that_chance_explains() -> None:
+    one, other = np.zeros(400), np.zeros(400)
+    one[:12], other[8:17] = 1, 1  # 8 hits of one alone, 5 of the other alone
+    more = Score(0.03, 0.5, one)
+    assert Score(0.02, 0.4, other).beats(more)
+    assert not more.beats(Score(0.02, 0.4, other))
+    one[100:140] = 1  # 48 against 4
+    better = Score(0.13, 0.5, one)
+    assert better.beats(Score(0.02, 0.4, other))
+    assert not Score(0.02, 0.4, other).beats(better)
+    assert Score(0.03, 0.4, one[:12]).beats(Score(0.02, 0.3, other))  # of other samples: by the metric

@@ -439,6 +439,18 @@ def test_dynamic_pruning_trains_and_is_told_how_far(fields: dict[str, Any], name
     assert [problem.field for problem in find_problems(spec)] == [named]
 
 
+@pytest.mark.parametrize("granularity", [Granularity.WEIGHT, Granularity.CHANNEL, Granularity.HEAD])
+def test_a_missing_target_names_only_targets_that_would_be_taken(granularity: Granularity) -> None:
+    strategy = DynamicStrategy(granularity=granularity)
+    (problem,) = find_problems(good_spec(strategy=strategy, target=None))
+    named = [kind for kind in TargetKind if kind.value in problem.description]
+    assert named
+    for kind in named:
+        spec = good_spec(strategy=strategy, **target(kind, 0.5))
+        check_spec(spec)
+        check_implemented(spec)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from helpers import zoo
 from helpers.models import ConvNet, fitted, image_data
 from helpers.runs import Ran, sparsity
 from pruning_server.errors import Reason
@@ -83,6 +84,37 @@ def test_each_condition_decides_and_the_report_says_what(condition: str, name: s
         assert strategy["pruned_weights"] == details["removed"]
         assert cost["pruned"]["nonzero_parameters"] < cost["original"]["nonzero_parameters"]
     assert (details["harm"] is not None) == ("p_harm" in condition)
+
+
+@pytest.mark.parametrize("way", [zoo.scripted, zoo.frozen])
+def test_a_bias_that_two_layers_add_takes_no_constant_of_a_merged_twin(way: Callable, prune: Any) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+            self.one, self.two = nn.Linear(8, 4), nn.Linear(8, 4)
+            self.two.bias = self.one.bias
+            with torch.no_grad():
+                self.first.weight[4:], self.first.bias[4:] = self.first.weight[:4], self.first.bias[:4]
+                self.norm.bias[:4], self.norm.bias[4:] = 3.0, 4.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.norm(self.first(x))
+            return torch.cat([self.one(hidden), self.two(-hidden)], 1)
+
+    torch.manual_seed(0)
+    net = Shared().eval()
+    inputs = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
+    ran = prune(
+        way(net), {"inputs": inputs}, recovery=Recovery(disabled=True),
+        strategy=ConditionalStrategy(condition="activation_correlation > 0.999", granularity=Granularity.CHANNEL),
+    )  # fmt: skip
+    assert [one["intercept"] for one in ran.report["strategy"]["details"]["merged"]] == [0.0] * 8
+    assert "no bias takes constants over" in "\n".join(ran.report["strategy"]["notes"])
+    with torch.no_grad():
+        wanted, found = net(torch.from_numpy(inputs)), ran.pruned(torch.from_numpy(inputs))
+    # With the line's constant in the shared bias, either layer would get the other's on top: an error of 2.
+    assert float((found - wanted).abs().max()) < 1.0
 
 
 @pytest.mark.parametrize("name", list(KINDS))

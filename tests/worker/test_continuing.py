@@ -155,6 +155,19 @@ def test_data_that_has_not_moved_has_not_drifted(tmp_path: Path) -> None:
     assert not any(one["drifted"] for one in after.report["strategy"]["continued"]["drift"])
 
 
+@pytest.mark.parametrize("value", [0.1, 0.4])
+def test_a_target_below_what_is_gone_is_told(tmp_path: Path, value: float) -> None:
+    """What was removed stays removed, so that the result is not what the request's number says."""
+    model = make()
+    before = first_run(tmp_path / "before", model)
+    after = run(tmp_path / "after", model, data(model, seed=3), earlier=before.root, target=channels(value))
+    strategy = after.report["strategy"]
+    assert strategy["removed_channels"] >= before.report["strategy"]["removed_channels"]
+    told = [note for note in strategy["notes"] if "continuing never removes less" in note]
+    assert len(told) == (value == 0.1)
+    assert all(f"{strategy['achieved_sparsity']:.4g} and not 0.1: job earlier" in note for note in told)
+
+
 def test_a_chain_of_jobs_keeps_to_the_original(tmp_path: Path) -> None:
     model = make()
     ran = first_run(tmp_path / "0", model, target=channels(0.2))

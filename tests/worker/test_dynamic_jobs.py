@@ -100,10 +100,12 @@ def test_the_target_is_met_and_what_is_delivered_is_proven(
     schedule: str, granularity: Granularity, prune: Callable[..., Ran], request: pytest.FixtureRequest
 ) -> None:
     net, data = request.getfixturevalue("attending" if granularity is Granularity.HEAD else "images")
-    ran = prune(
-        zoo.scripted(net), data, strategy=dynamic(schedule, granularity), target=TARGETS[granularity],
-        fine_tune=EPOCHS, evaluation=WIDE,
-    )  # fmt: skip
+    # A pattern says itself how far; `make_spec` would give a sparsity in place of no target.
+    spec = structs.replace(
+        make_spec(strategy=dynamic(schedule, granularity), fine_tune=EPOCHS, evaluation=WIDE),
+        target=TARGETS[granularity],
+    )
+    ran = prune(zoo.scripted(net), data, spec)
     report = ran.report
     ran.check()
     told, cost = report["strategy"], report["cost"]

@@ -12,7 +12,7 @@ from pruning_client.cli.exit_codes import ExitCode
 from pruning_client.cli.following import WantedFiles, conclude, wait_for
 from pruning_client.cli.output import Output
 from pruning_client.errors import FailedPreconditionError
-from pruning_client.spec import Conditional, StoredArtifact, Submission
+from pruning_client.spec import Conditional, Dynamic, StoredArtifact, Strategy, Submission
 from pruning_client.values import Job, JobState
 from pruning_client.wire.spec import strategy_name, target_name
 
@@ -185,11 +185,11 @@ def _spec_lines(spec: Submission) -> list[tuple[str, object]]:
     return [
         ("strategy", strategy_name(strategy)),
         ("granularity", strategy.granularity or ""),
-        ("criterion", "" if isinstance(strategy, Conditional) else strategy.criterion),
-        ("condition", strategy.condition if isinstance(strategy, Conditional) else ""),
+        *_strategy_lines(strategy),
         ("target", _target_text(row_target)),
         ("min channels", strategy.channels.min_channels or ""),
         ("multiple", strategy.channels.multiple or ""),
+        ("left alone", ", ".join(spec.exclude_layers)),
         ("device", spec.device),
         ("epochs", "none: no recovery" if not spec.recovery else "automatic" if spec.epochs is None else spec.epochs),
         ("task", spec.task or ""),
@@ -198,6 +198,28 @@ def _spec_lines(spec: Submission) -> list[tuple[str, object]]:
         ("required verdict", spec.required_verdict or ""),
         ("seed", spec.seed),
     ]
+
+
+def _strategy_lines(strategy: Strategy) -> list[tuple[str, object]]:
+    if isinstance(strategy, Conditional):
+        risk = strategy.risk
+        certified = (
+            "" if risk is None else f"a loss above {risk.max_loss} with a probability of {risk.error_probability}"
+        )
+        return [("condition", strategy.condition), ("risk", certified)]
+    pattern = strategy.nm_pattern
+    lines: list[tuple[str, object]] = [
+        ("pattern", "" if pattern is None else f"{pattern.n}:{pattern.m}"),
+        ("criterion", strategy.criterion),
+        ("scope", strategy.scope or ""),
+    ]
+    if isinstance(strategy, Dynamic):
+        lines += [
+            ("schedule", strategy.schedule),
+            ("continued from", strategy.continue_from_job_id),
+            ("inference gate", "asked for" if strategy.inference_gate else ""),
+        ]
+    return lines
 
 
 def _time(value: datetime | None) -> str | None:

@@ -60,7 +60,8 @@ def _check_strategy(submission: Submission, offered: StrategyInfo, version: str)
         raise _unimplemented(f"{offered.name} pruning at granularity {granularity}", version)
     target = None if submission.target is None else target_name(submission.target)
     if offered.targets and target is not None and target not in offered.targets:
-        raise _unimplemented(f"{offered.name} pruning to a {target}", version)
+        instead = f"; give one of {', '.join(offered.targets)}"
+        raise _unimplemented(f"{offered.name} pruning to a {target}", version, instead)
     criterion = "" if isinstance(strategy, Conditional) else strategy.criterion
     names = [c.name for c in offered.criteria]
     if names and criterion and criterion not in names:
@@ -78,9 +79,9 @@ def _check_strategy(submission: Submission, offered: StrategyInfo, version: str)
         )
 
 
-def _unimplemented(feature: str, version: str) -> UnimplementedError:
+def _unimplemented(feature: str, version: str, instead: str = "") -> UnimplementedError:
     return UnimplementedError(
-        f"{feature} is not implemented in that server (version {version or 'unknown'})",
+        f"{feature} is not implemented in that server (version {version or 'unknown'}){instead}",
         reason="NOT_IMPLEMENTED",
         metadata={"feature": feature},
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pruning_client.html.tables import Table, find_tables
 from pruning_client.reading import (
     Section,
     interval,
@@ -74,6 +75,7 @@ class PageView:
     strategy: list[Row]
     recovery: list[Row]
     candidates: list[Row]
+    tables: list[Table]
     data: list[Row]
     warnings: list[str]
     timings: list[Row]
@@ -105,8 +107,9 @@ def build_view(report: Section) -> PageView:
         frozen=[_frozen(finding) for finding in items(report, "frozen")[:MAX_ROWS]],
         strategy=_facts(section(report, "strategy"), leave_out=("notes", "recovery", "details"))
         + _facts(section(report, "strategy", "details"), leave_out=("strategy",)),
-        recovery=_facts(section(report, "strategy", "recovery"), leave_out=("history", "select")),
+        recovery=_facts(section(report, "strategy", "recovery"), leave_out=("history", "select", "rungs")),
         candidates=_candidates(section(report, "strategy", "recovery"), metric),
+        tables=find_tables(section(report, "strategy"), _words, _fact),
         data=_facts(section(report, "data"), leave_out=("warnings",)),
         warnings=[
             printable(line)

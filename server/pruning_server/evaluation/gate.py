@@ -43,7 +43,8 @@ def find_gate_point(margins: np.ndarray, changed: np.ndarray, budget: float) -> 
         changed: [n] bool: the core's answer is another than the whole model's.
         budget: the largest share of samples, in (0, 1), that may be skipped and answered differently.
     """
-    usable = np.flatnonzero(np.isfinite(margins))
+    # An infinite margin closes every gate; one that is no number closes none.
+    usable = np.flatnonzero(~np.isnan(margins))
     order = usable[np.argsort(-margins[usable], kind="stable")]
     errors = np.cumsum(changed[order])
     # Only as many steps as there are errors: the bound changes with nothing else.
@@ -56,7 +57,7 @@ def find_gate_point(margins: np.ndarray, changed: np.ndarray, budget: float) -> 
     # Samples of one margin are skipped together or not at all.
     while 0 < skipped < len(order) and margins[order[skipped - 1]] == margins[order[skipped]]:
         skipped -= 1
-    if skipped == 0:
+    if skipped == 0 or not math.isfinite(margins[order[skipped - 1]]):
         return None
     wrong = int(errors[skipped - 1])
     threshold = float(margins[order[skipped - 1]])

@@ -58,7 +58,7 @@ class LinearCall:
 
     Attributes:
         weight: dotted name of the stored kernel.
-        bias: dotted name of the stored bias that the op adds, if any.
+        bias: dotted name of the stored bias [out] that the op adds, if any.
         op: the op's name.
         inputs: what it was given: [N, in, *space] of a convolution, [..., in] of a product.
         output: what it gave, the bias included: [N, out, *space] or [..., out].
@@ -201,9 +201,10 @@ class Watching(Domain):
     def _wanted(self, slot: Slot | None) -> bool:
         return slot is not None and (self._names is None or slot.name in self._names)
 
-    def _bias(self, tensor: Any) -> str | None:
+    def _bias(self, tensor: Any, channels: int) -> str | None:
         slot = self._stored(tensor)
-        return slot.name if slot is not None and slot.tensor.dim() == 1 else None
+        # One number that is added to all channels belongs to none of them.
+        return slot.name if slot is not None and slot.tensor.shape == (channels,) else None
 
     def _convolution(self, step: Step, inputs: Sequence[Any], output: torch.Tensor) -> None:
         given = dict(zip((argument.name for argument in ir.arguments_of(step.node)), inputs, strict=True))
@@ -214,7 +215,7 @@ class Watching(Domain):
         geometry = _geometry(step.op, given, kernel)
         call = LinearCall(
             weight=slot.name,
-            bias=self._bias(given.get("bias")),
+            bias=self._bias(given.get("bias"), _channels(output, geometry)),
             op=step.op,
             inputs=value,
             output=output,
@@ -242,7 +243,7 @@ class Watching(Domain):
             return
         call = LinearCall(
             weight=slot.name,
-            bias=None if at_bias is None else self._bias(inputs[at_bias]),
+            bias=None if at_bias is None else self._bias(inputs[at_bias], output.shape[-1]),
             op=step.op,
             inputs=value,
             output=output,

@@ -85,6 +85,7 @@ class Layer:
         negated: whether that is subtracted.
         features: of one row of the design matrix.
         positions: rows of a run of the surveyed samples.
+        overwritten: whether a later op writes over the op's input, as in `x += f(x)`.
     """
 
     method: Method
@@ -94,6 +95,7 @@ class Layer:
     negated: bool
     features: int
     positions: int
+    overwritten: bool
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,13 @@ class Survey:
     calls: dict[str, LinearCall] = field(default_factory=dict)
     chains: dict[str, list[Link]] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     largest: float = 0.0
 
     def linear(self, call: LinearCall, link: Link) -> None:
         """See `Visitor`."""
         self.calls[call.weight] = call
+        self.versions[call.weight] = call.inputs._version
         self.chains.setdefault(call.weight, []).append(link)
         self.largest = max(self.largest, 4.0 * (call.inputs.numel() + call.output.numel()))
 
@@ -149,7 +153,8 @@ class Survey:
         features = call.kernel.numel() // call.kernel.shape[call.out_axis]
         affine = method is Method.AFFINE or not call.has_design or features > MAX_FEATURES
         bias = call.bias if self._free(pair, call.bias) else None
-        plain = Layer(Method.AFFINE, 0, False, bias, False, features, call.positions())
+        overwritten = call.inputs._version != self.versions[call.weight]
+        plain = Layer(Method.AFFINE, 0, False, bias, False, features, call.positions(), overwritten)
         if affine:
             return plain
         head, *rest = self.chains[call.weight]

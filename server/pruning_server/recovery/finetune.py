@@ -22,13 +22,15 @@ from pruning_server.recovery.raised import is_out_of_memory, last_line
 from pruning_server.recovery.trainer import Recipe, Trainer, steps_per_epoch
 
 # The highest rate first. Where there are too few steps to try them, the middle one is taken.
-NORMALIZED_RECIPES = (Recipe(Rule.MOMENTUM, 0.02), Recipe(Rule.MOMENTUM, 0.01), Recipe(Rule.MOMENTUM, 0.003))
+NORMALIZED_RECIPES = (Recipe(Rule.MOMENTUM, 0.02), Recipe(Rule.MOMENTUM, 0.01), Recipe(Rule.MOMENTUM, 0.004))
 OTHER_RECIPES = (Recipe(Rule.ADAMW, 3e-3), Recipe(Rule.ADAMW, 1e-3), Recipe(Rule.ADAMW, 3e-4))
 MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 8, 30
 # Of the steps of the request, for all trials together.
 TRIED_SHARE = 0.2
-# High rates win late (Le and Hua, 2021, arXiv 2105.03193): the highest whose trial is not much worse than the best one's.
-MAX_TRIAL_LOSS_RATIO = 1.03
+# High rates win late (Le and Hua, 2021, arXiv 2105.03193): with steps enough, the highest whose trial is hardly worse than
+# the best one's. In short runs what a high rate breaks of a reconstructed model is not won back, so that the best is taken.
+MAX_TRIAL_LOSS_RATIO = 1.01
+MANY_STEPS = 400
 # Fitting once more costs as much again; fewer additional samples are not worth it.
 MIN_ADDED_SHARE = 0.2
 
@@ -144,7 +146,8 @@ def _recipe(lesson: Lesson, origin: Checkpoint, augmentation: Augmentation | Non
         origin.restore()
         losses.append(loss)
         taken += count
-    return _highest(recipes, losses), taken
+    ratio = MAX_TRIAL_LOSS_RATIO if plan.epochs * steps_per_epoch(lesson) >= MANY_STEPS else 1.0
+    return _highest(recipes, losses, ratio), taken
 
 
 def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation | None) -> tuple[float, int]:
@@ -161,10 +164,10 @@ def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation 
     return (loss if math.isfinite(loss) else math.inf), trainer.steps
 
 
-def _highest(recipes: Sequence[Recipe], losses: Sequence[float]) -> Recipe:
-    """The highest rate that is nearly as good as the best."""
+def _highest(recipes: Sequence[Recipe], losses: Sequence[float], ratio: float) -> Recipe:
+    """The highest rate whose loss is at most `ratio` times the best."""
     best = min(losses)
-    limit = best * MAX_TRIAL_LOSS_RATIO if best > 0 else best
+    limit = best * ratio if best > 0 else best
     return next((one for one, loss in zip(recipes, losses, strict=True) if loss <= limit), recipes[-1])
 
 
@@ -194,7 +197,8 @@ def _train(lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, st
         since_best += 1
         if score.loss < lowest:
             lowest, since_best = score.loss, 0
-        if score.beats(best):
+        # Each may tie with the one before, and the last still be worse than the start.
+        if score.beats(best) and not start.beats(score):
             best, weights, since_best = score, Checkpoint.of(lesson.tensors), 0
         if trainer.diverged:
             notes.append(f"Training stopped in epoch {epoch}: its gradients were no longer finite.")
@@ -226,7 +230,8 @@ def _refit_on_all(
     trainer = Trainer(lesson, recipe, plan.epochs * steps_per_epoch(lesson, data), augmentation, data)
     for _ in range(epochs):
         trainer.epoch(generator)
-    if trainer.diverged or done.best.beats(_judged(lesson)):
+    again = _judged(lesson)
+    if trainer.diverged or done.best.beats(again) or start.beats(again):
         kept.restore()
         return (), trainer.steps
     text = (

@@ -137,9 +137,16 @@ class _Climb:
         last = tuned.history[-1] if tuned.history else None
         ended = Score(last.select_metric, last.select_loss) if last and not tuned.improved else tuned.score
         self.rungs.append(Rung(FINE_TUNING, ended, False, before, lesson.seconds() - began, tuned.steps))
-        if tuned.improved:
+        if tuned.improved and not self._nothing.beats(tuned.score):
             self.kept, self.best = FINE_TUNING, tuned.score
+        else:
+            checkpoint.restore()
         return tuned
+
+    @property
+    def _nothing(self) -> Score:
+        """The pruned model's own; every rung may tie with the one before, and the last still be worse than this."""
+        return self.rungs[0].score
 
     def prepare(self) -> bool:
         """Finds a mode in which the model can be trained; whether a gradient reaches its weights there."""
@@ -185,7 +192,8 @@ class _Climb:
         score = lesson.judge() if changed else before
         if changed:
             self.rungs.append(Rung(name, score, False, before, lesson.seconds() - began))
-        if changed and score.beats(before) and not (wary and score.loss > before.loss):
+        helped = score.beats(before) and not self._nothing.beats(score)
+        if changed and helped and not (wary and score.loss > before.loss):
             self.kept, self.best = name, score
         else:
             checkpoint.restore()

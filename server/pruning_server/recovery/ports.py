@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 
 
@@ -39,20 +40,44 @@ class FitData(Protocol):
         ...
 
 
+# McNemar's z: up to here, the hits of two models on the same samples are a tie. One standard error: a few more would let a
+# model through that lost a sixth of a small set.
+TIE_Z = 1.0
+
+
 @dataclass(frozen=True)
 class Score:
-    """How good a model is on the select split: the task's metric (higher is better) and the loss (lower is)."""
+    """How good a model is on the select split: the task's metric (higher is better) and the loss (lower is).
+
+    Attributes:
+        metric: over all samples.
+        loss: their mean.
+        hits: [n] 0 or 1 per sample, where the metric is their mean; None where it is not.
+    """
 
     metric: float
     loss: float
+    hits: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def beats(self, other: Score) -> bool:
-        """Whether this one is better: by the metric, then by the loss. What is not a number beats nothing."""
+        """Whether this one is better: by the metric, then by the loss. What is not a number beats nothing.
+
+        Where the metric counts hits, and the hits of both differ no more than chance would let them, the loss decides:
+        of two models on a few hundred samples it says more than three hits do.
+        """
         if math.isnan(self.metric) or math.isnan(self.loss):
             return False
         if math.isnan(other.metric) or math.isnan(other.loss):
             return True
+        if self._ties_with(other):
+            return (-self.loss, self.metric) > (-other.loss, other.metric)
         return (self.metric, -self.loss) > (other.metric, -other.loss)
+
+    def _ties_with(self, other: Score) -> bool:
+        if self.hits is None or other.hits is None or len(self.hits) != len(other.hits):
+            return False
+        difference = self.hits - other.hits
+        return abs(float(difference.sum())) <= TIE_Z * math.sqrt(float((difference**2).sum()))
 
 
 class Student(Protocol):

@@ -10,7 +10,7 @@ and Sun, 2015, arXiv 1505.06798 (asymmetric, ReLU-aware targets).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,11 +39,13 @@ SURVEYED_SAMPLES = 2
 
 
 def reconstruct(pair: Pair, method: Method, seed: int) -> Reconstructed:
-    """Writes new kernels, biases and running means into the pruned model.
+    """Writes new kernels, biases and running means into the pruned model; nothing where no batch can be made.
 
     Raises:
         RuntimeError: a model cannot be run step by step, or raised; nothing has been written then.
     """
+    if pair.samples < (pair.exact_batch or 1):
+        return Reconstructed(0, 0, {})
     survey = Survey()
     few = pair.exact_batch or min(SURVEYED_SAMPLES, pair.samples)
     for_original, for_pruned = pair.inputs(range(few))
@@ -110,7 +112,9 @@ class _Refit:
             return
         design = call.design(self._sampler.positions[call.weight]).float()
         ridge = Ridge(design, intercept=layer.bias is not None, kept=kept_features(self._pair, call))
-        self._open[call.weight] = _Open(call, layer, ridge, target)
+        # The end of the chain asks what the new kernel makes of the input, which may be another by then.
+        held = replace(call, inputs=call.inputs.clone()) if layer.overwritten else call
+        self._open[call.weight] = _Open(held, layer, ridge, target)
         self._reached(link, call.output)
 
     def follow(self, link: Link, value: torch.Tensor) -> None:

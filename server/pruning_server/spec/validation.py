@@ -209,8 +209,8 @@ def _schedule(spec: PruningSpec, strategy: DynamicStrategy) -> Iterator[Problem]
     if spec.target is not None and strategy.nm_pattern is not None:
         yield from _beside_pattern(spec.target, strategy.nm_pattern)
     if spec.target is None and not judged and strategy.granularity is not Granularity.NM:
-        kinds = ", ".join(sorted(DYNAMIC_TARGETS))
-        yield missing("spec.target", f"is needed unless the schedule is {JUDGED_SCHEDULE}: exactly one of {kinds}")
+        kinds = " or ".join(sorted(DYNAMIC_TARGETS & _targets_of(strategy)))
+        yield missing("spec.target", f"is needed unless the schedule is {JUDGED_SCHEDULE}: {kinds}")
     if spec.recovery.disabled:
         yield invalid(
             "spec.recovery.disabled", "leaves nothing of dynamic pruning, which trains; use the static strategy"

@@ -252,9 +252,9 @@ def _details(
 
 def _note(details: RiskDetails) -> str:
     return (
-        f"Certified on {details.units} independent samples that nothing else looked at: the loss of {details.metric} is at "
-        f"most {details.bound:.4g} (accepted: {details.max_loss:g}) with probability {1 - details.error_probability:g}; "
-        f"{details.loss:.4f} was seen."
+        f"Certified on {details.units} independent samples that nothing else looked at: with a probability of "
+        f"{1 - details.error_probability:g} the loss of {details.metric} is at most {details.max_loss:g}. "
+        f"{details.loss:.4f} was seen; the bound of this candidate, had it been the only one, is {details.bound:.4g}."
     )
 
 

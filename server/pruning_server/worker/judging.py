@@ -148,7 +148,8 @@ class Judging:
                 raise
             return Score(float("nan"), float("nan"))
         values = self.values(outputs, reference.values[np.asarray(rows, dtype=np.intp)])
-        return Score(self.metric.mean(values.metric), float(values.loss.mean()))
+        hits = values.metric if self.metric.is_binary else None
+        return Score(self.metric.mean(values.metric), float(values.loss.mean()), hits)
 
 
 def require_numbers(values: np.ndarray, rows: Rows, name: str) -> None:

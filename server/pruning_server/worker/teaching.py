@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -81,9 +81,14 @@ def make_pair(
     """
     module, rule = student.subject.module, student.subject.rule
 
+    @cache
+    def chains() -> ChainRun:
+        # Prepared once, and not before it is needed: models of one batch size are run hundreds of times.
+        return ChainRun(module)
+
     def run_pruned(inputs: Sequence[object], visitor: Visitor) -> object:
         torch.manual_seed(rule.seed)
-        return ChainRun(module).run(inputs, visitor)
+        return chains().run(inputs, visitor)
 
     def inputs(rows: Sequence[int]) -> tuple[Sequence[object], Sequence[object]]:
         chosen = fit[list(rows)]

@@ -49,6 +49,11 @@ class Summed(Between):
         return x.sum(1, keepdim=True)
 
 
+class AlwaysDropped(Between):
+    def between(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, True)
+
+
 class Unknown(Between):
     def between(self, x: Tensor) -> Tensor:
         return torch.linalg.pinv(x).t()
@@ -170,6 +175,7 @@ FREEZING = [
     (Normed, "layer_norm"),
     (Softmaxed, "softmax"),
     (Summed, "sum"),
+    (AlwaysDropped, "dropout"),
     (Unknown, "pinv"),
     (Rolled, "roll"),
     (MeetsInput, "add"),

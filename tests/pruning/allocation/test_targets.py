@@ -112,3 +112,12 @@ def test_a_ratio_out_of_reach_or_range_is_refused() -> None:
     for value in (0.0, 1.1):
         with pytest.raises(InvalidRequestError, match=r"spec\.parameter_ratio"):
             mark_to_ratio([torch.ones(3)], [torch.ones(3)], 0, value, Scope.GLOBAL)
+
+
+@pytest.mark.parametrize("size", [49, 52, 97, 100])
+def test_a_ratio_leaves_as_many_parameters_as_it_allows(size: int) -> None:
+    others = 3
+    values = torch.rand(size - others, generator=torch.Generator().manual_seed(0)) + 0.1
+    for left in range(others + 1, size + 1):
+        (marked,) = mark_to_ratio([values], [values], others, left / size, Scope.GLOBAL)
+        assert int((~marked).sum()) + others == left

@@ -37,7 +37,9 @@ def mark_to_ratio(
     alive = [one.reshape(-1).ne(0).cpu() for one in values]
     prunable = sum(int(one.sum()) for one in alive)
     before = others + prunable
-    wanted = before - int(ratio * before)
+    # Of the numbers around the product, as 0.29 * 100 is 28.999999999999996, and 29 of 100 are what 0.29 asks for.
+    near = int(ratio * before)
+    wanted = before - next(left for left in (near + 1, near, near - 1) if left / before <= ratio)
     if wanted >= prunable and wanted:
         raise _unreachable(ratio, others, before)
     if scope is Scope.LAYER:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Consumer:
     Attributes:
         member: the kernel's axis, and where the channels lie on it.
         activations: what it takes of them.
-        bias: name of the stored bias that is added to its output, where there is one.
+        bias: name of the stored bias that is added to its output and to no other's, where there is one.
         adds_evenly: whether a constant in a channel adds the same to every place of the output, but for zeros around
             the borders of an image; a transposed convolution does not.
         pads: whether there are such zeros.
@@ -75,7 +75,11 @@ def observe_consumers(
             for name in (member.tensor, *member.aliases):
                 uses.setdefault(name, []).append(((number, place), member, groups[number].size))
 
+    adding: dict[str, set[str]] = {}
+
     def visit(call: LinearCall) -> None:
+        if call.bias is not None:
+            adding.setdefault(call.bias, set()).add(call.weight)
         columns: torch.Tensor | None = None
         for key, member, size in uses.get(call.weight, ()):
             if member.axis != call.in_axis:
@@ -84,10 +88,12 @@ def observe_consumers(
             logs.setdefault(key, _Log(size)).add(call, columns, member)
 
     if uses:
-        evidence.calls(visit, samples=min(MAX_SAMPLES, evidence.samples), names=sorted(uses))
+        # All kernels, as another may add the bias of one of these, too.
+        evidence.calls(visit, samples=min(MAX_SAMPLES, evidence.samples))
+    shared = {bias for bias, kernels in adding.items() if len(kernels) > 1}
     return {
         number: tuple(
-            logs[number, place].finish(member) for place, member in enumerate(found) if (number, place) in logs
+            logs[number, place].finish(member, shared) for place, member in enumerate(found) if (number, place) in logs
         )
         for number, found in members.items()
     }
@@ -115,8 +121,9 @@ class _Log:
             self._adds_evenly &= not geometry.transposed
             self._pads |= any(any(pair) for pair in geometry.padding)
 
-    def finish(self, member: Member) -> Consumer:
+    def finish(self, member: Member, shared: Collection[str]) -> Consumer:
         bias = next(iter(self._biases)) if len(self._biases) == 1 else None
+        bias = None if bias in shared else bias
         activations = Activations(self._count, self._zeros, self._sums, self._products)
         return Consumer(member, activations, bias, self._adds_evenly, self._pads)
 

@@ -163,5 +163,5 @@ def _notes(weights: Sequence[ScoredInput], fitting: Fitting, pattern: NmPattern)
         notes.append(f"input axes that are no multiple of {pattern.m} keep their last channels whole: {names}{more}")
     whole = sum(len(use.layers) for use in fitting.frozen)
     if whole:
-        notes.append(f"{whole} weights take no part in the pattern; the report's frozen list says why")
+        notes.append(f"{whole} kernels take no part in the pattern; the report's frozen list says why")
     return tuple(notes)

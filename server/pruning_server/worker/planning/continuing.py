@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 
 from pruning_server.pruning.dynamic.channels import ChannelUnits
+from pruning_server.pruning.dynamic.units import Reach
 from pruning_server.pruning.dynamic.weights import WeightUnits
 from pruning_server.pruning.schedules import Timing, rigl
-from pruning_server.spec.request import DynamicStrategy
+from pruning_server.spec.request import DynamicStrategy, Target, TargetKind
 from pruning_server.worker.earlier import Earlier
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.planning.dynamic_school import School
@@ -18,6 +19,8 @@ from pruning_server.worker.planning.dynamic_units import Bench
 # Of what a schedule exchanges in a model that is pruned for the first time. With all of it, continuing was worse than
 # pruning afresh on dimmed digits, with a tenth better.
 EXCHANGED = 0.1
+# Further beyond the target than whole channels and their multiples explain.
+_WORTH_A_NOTE = 0.02
 
 
 def default_schedule(strategy: DynamicStrategy, earlier: Earlier | None) -> str | None:
@@ -47,3 +50,16 @@ def resume(earlier: Earlier, bench: Bench, observed: Observed) -> None:
         units.resume(earlier.removal(observed.channels.groups))
     elif isinstance(units, WeightUnits):
         units.resume(earlier.zeros)
+
+
+def left_off(earlier: Earlier, reach: Reach, target: Target | None) -> tuple[str, ...]:
+    """A note where more is removed than was asked for, as the earlier job had removed it; else nothing."""
+    if target is None:
+        return ()
+    grows = target.kind is TargetKind.SPARSITY
+    beyond = reach.achieved - target.value if grows else target.value - reach.achieved
+    if beyond <= _WORTH_A_NOTE:
+        return ()
+    what = f"{target.kind.value} is {reach.achieved:.4g} and not {target.value:g}"
+    why = f"job {earlier.job_id} had removed as much, and continuing never removes less"
+    return (f"{what}: {why}. For less, prune without continuing.",)

@@ -18,9 +18,9 @@ from pruning_server.recovery.ports import Score
 from pruning_server.recovery.scheduled import SteppedTraining, judged, prepare
 from pruning_server.recovery.trainer import steps_per_epoch
 from pruning_server.spec.report import DynamicDetails
-from pruning_server.spec.request import DynamicStrategy, TargetKind
+from pruning_server.spec.request import DynamicStrategy, Granularity, TargetKind
 from pruning_server.worker.planning.context import Planning
-from pruning_server.worker.planning.continuing import default_schedule, gentler, resume, start_from
+from pruning_server.worker.planning.continuing import default_schedule, gentler, left_off, resume, start_from
 from pruning_server.worker.planning.dynamic_control import Limits, run_controller
 from pruning_server.worker.planning.dynamic_diary import Diary
 from pruning_server.worker.planning.dynamic_school import School, open_school, whole_training
@@ -60,6 +60,8 @@ def plan(context: Planning, strategy: DynamicStrategy) -> PruningPlan | Structur
         way = run_controller(bench, school, training, limits, diary)
         _require_reached(context, bench, way)
     budget = context.spec.evaluation.margin if schedule.timing is None else None
+    if earlier is not None:
+        notes += left_off(earlier, bench.units.reach, context.spec.target)
     details = _details(schedule, training, per_epoch, original, budget, diary)
     made = bench.units.plan({**(earlier.values if earlier else {}), **school.values()})
     return replace(made, notes=(*made.notes, *school.notes, *notes), details=details, choice=bench.choice)
@@ -90,7 +92,7 @@ def _check(context: Planning, strategy: DynamicStrategy, schedule: Schedule, epo
     granularity = strategy.granularity
     if granularity not in schedule.granularities:
         raise NotImplementedFeatureError(f"the schedule {schedule.name} with granularity {granularity.value}")
-    if schedule.needs_target and context.spec.target is None:
+    if schedule.needs_target and context.spec.target is None and granularity is not Granularity.NM:
         raise InvalidRequestError.for_field("spec.target", f"is needed for the schedule {schedule.name}")
     if schedule.timing is not None and not epochs:
         text = f"is 0, and the schedule {schedule.name} prunes while it trains; ask for epochs, or for static pruning"

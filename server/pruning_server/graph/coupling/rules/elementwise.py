@@ -21,10 +21,9 @@ _SEVERAL = """
 
 _ONE = """
     relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh softplus softshrink
-    hardshrink threshold rrelu log_sigmoid logit abs absolute neg negative positive exp exp2 expm1 log log2
+    hardshrink threshold log_sigmoid logit abs absolute neg negative positive exp exp2 expm1 log log2
     log10 log1p sqrt rsqrt square reciprocal erf erfc erfinv sin cos tan asin acos atan sinh cosh asinh acosh atanh sign
     sgn floor ceil round trunc fix frac sinc deg2rad rad2deg nan_to_num logical_not bitwise_not isnan isinf isfinite
-    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
     contiguous detach clone alias lift_fresh to type_as _to_copy cpu cuda
     requires_grad zero fill zeros_like ones_like full_like empty_like
     fake_quantize_per_tensor_affine
@@ -36,6 +35,8 @@ _ONE = """
     pin_memory _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
     _autocast_to_full_precision _autocast_to_reduced_precision
 """
+
+_DROPS = "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout rrelu"
 
 
 def several(call: Call) -> list[Any]:
@@ -61,9 +62,17 @@ def per_channel_slope(call: Call) -> list[Any]:
     return call.alike(call.combine([(value.maps, value.shape), (maps, shape)], value.shape))
 
 
+def drops(call: Call) -> list[Any]:
+    """Nothing happens at inference, unless it is told to draw there too: then a narrower value gets other draws."""
+    if call.arguments.get("train") or call.arguments.get("training"):
+        call.freeze(call.first(), "it draws at random at inference too, and would draw otherwise for fewer channels")
+    return first_only(call)
+
+
 RULES: Mapping[str, Rule] = {
     **named(_SEVERAL, several),
     **named(_ONE, first_only),
+    **named(_DROPS, drops),
     **named("prelu _prelu_kernel", per_channel_slope),
     "prim::data": first_only,
 }
