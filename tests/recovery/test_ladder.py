@@ -102,7 +102,7 @@ def test_many_ties_do_not_add_up_to_a_loss(classroom: Callable) -> None:
     recovered = recover(dataclasses.replace(room.lesson, judge=judge))
     assert len(judged) > 8
     assert recovered.kept != NOTHING
-    assert recovered.score.metric >= 0.99
+    assert recovered.score.metric >= 0.98
 
 
 def test_no_epochs_means_no_gradient_step(classroom: Callable) -> None:

@@ -82,3 +82,6 @@ def test_the_loss_decides_between_hits_that_chance_explains() -> None:
     assert better.beats(Score(0.02, 0.4, other))
     assert not Score(0.02, 0.4, other).beats(better)
     assert Score(0.03, 0.4, one[:12]).beats(Score(0.02, 0.3, other))  # of other samples: by the metric
+    few = np.zeros(24)
+    few[0] = 1  # one hit of 24 is more than two in a hundred
+    assert Score(1 / 24, 0.5, few).beats(Score(0.0, 0.4, np.zeros(24)))
