@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruning_server.pruning import schedules
-from pruning_server.spec.report import DynamicDetails, DynamicStep
+from pruning_server.spec.report_strategy import DynamicDetails, DynamicStep
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "dynamic.md").read_text(encoding="utf-8")
 # The first table of the page.

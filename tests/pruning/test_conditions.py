@@ -31,7 +31,7 @@ from pruning_server.pruning.evidence import SampleScores
 from pruning_server.pruning.features.base import GradientMoments, Layer
 from pruning_server.pruning.values import PruningPlan, ScoredInput, StructuralInput, StructuralPlan
 from pruning_server.spec.condition import parse_condition
-from pruning_server.spec.report import ConditionalDetails
+from pruning_server.spec.report_strategy import ConditionalDetails
 from pruning_server.spec.request import (
     ChannelConstraints,
     ConditionalStrategy,

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pruning_server.spec.report import DriftedFeature, FeatureHistogram
+from pruning_server.spec.report import FeatureHistogram
+from pruning_server.spec.report_strategy import DriftedFeature
 
 BINS = 10
 STABLE_PSI = 0.1

@@ -11,7 +11,7 @@ from pruning_server.graph.coupling.groups import ChannelGroup
 from pruning_server.graph.values import FrozenUse
 from pruning_server.pruning.criteria import Criterion
 from pruning_server.pruning.importance import Scored, find_scored, find_unscored
-from pruning_server.pruning.ladder import HEAD, Lengths
+from pruning_server.pruning.room import HEAD, Lengths
 from pruning_server.pruning.selection import matches, report_excluded
 from pruning_server.pruning.values import StructuralInput
 from pruning_server.spec.request import Granularity

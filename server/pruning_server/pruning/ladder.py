@@ -7,12 +7,13 @@ in. What a removal keeps is then rounded up to a multiple, group by group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pruning_server.graph.coupling.groups import ChannelGroup
 from pruning_server.graph.surgery.cut import Removal
 from pruning_server.pruning.allocation.orders import Step
+from pruning_server.pruning.room import HEAD, Lengths, Room, width
 from pruning_server.spec.request import ChannelConstraints
 
 SOFT_FLOOR = 0.1
@@ -22,9 +23,6 @@ ROUNDED_FROM = 64
 """Groups of this many channels and more are rounded by default, to `DEFAULT_MULTIPLE`."""
 
 DEFAULT_MULTIPLE = 8
-HEAD = "head"
-
-Lengths = Callable[[str, int], int]
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def build_ladder(
         constraints: floors and multiples.
         soft_floor: the share of its channels that a layer keeps until nothing else is left.
     """
-    room = _Room(groups, lengths, constraints.min_channels, soft_floor)
+    room = Room(groups, lengths, constraints.min_channels, soft_floor)
     waiting = list(order)
     taken: list[tuple[int, int]] = []
     soft_steps = 0
@@ -123,11 +121,6 @@ def build_ladder(
     )
 
 
-def width(group: ChannelGroup) -> int:
-    """Coordinates per channel of the group in the axis where it has fewest: 4 for a grouped convolution's groups of 4."""
-    return min(len(member.coordinates[0]) for member in group.members)
-
-
 def multiple_of(group: ChannelGroup, constraints: ChannelConstraints) -> int:
     """What the number of a group's channels that stay is rounded up to; heads are not rounded."""
     if group.kind == HEAD:
@@ -136,38 +129,3 @@ def multiple_of(group: ChannelGroup, constraints: ChannelConstraints) -> int:
     default = DEFAULT_MULTIPLE if group.size * wide >= ROUNDED_FROM else 1
     multiple = default if constraints.multiple is None else constraints.multiple
     return multiple // math.gcd(multiple, wide)
-
-
-class _Room:
-    """How much every axis can still lose."""
-
-    def __init__(self, groups: Mapping[int, ChannelGroup], lengths: Lengths, min_channels: int, soft: float) -> None:
-        self._left: dict[tuple[str, int], int] = {}
-        self._hard: dict[tuple[str, int], int] = {}
-        self._uses: dict[int, list[tuple[tuple[str, int], int]]] = {}
-        self._channels = {number: group.size for number, group in groups.items()}
-        self._single = {number for number, group in groups.items() if group.size == 1}
-        for number, group in groups.items():
-            unit = 1 if group.kind == HEAD else width(group)
-            for member in group.members:
-                place, count = (member.tensor, member.axis), len(member.coordinates[0])
-                if place not in self._left:
-                    self._left[place] = lengths(*place)
-                self._uses.setdefault(number, []).append((place, count))
-                floor = min_channels * math.ceil(count / unit)
-                self._hard[place] = max(self._hard.get(place, 1), floor)
-        self._soft = {place: max(self._hard[place], math.ceil(soft * left)) for place, left in self._left.items()}
-
-    def has_for(self, number: int, *, soft: bool) -> bool:
-        """Whether the group may lose one more channel."""
-        # Without all channels of a group a branch of the model may be empty, where ops such as pools refuse to run.
-        if soft and self._channels[number] == 1 and number not in self._single:
-            return False
-        floors = self._soft if soft else self._hard
-        return all(self._left[place] - count >= floors[place] for place, count in self._uses[number])
-
-    def take(self, number: int) -> None:
-        """Takes one channel."""
-        self._channels[number] -= 1
-        for place, count in self._uses[number]:
-            self._left[place] -= count

@@ -12,7 +12,7 @@ from pruning_server.graph.coupling.groups import ChannelGroup
 from pruning_server.graph.surgery.cut import Removal
 from pruning_server.graph.values import FrozenUse, WeightKind
 from pruning_server.spec.condition import FeatureInfo
-from pruning_server.spec.report import CriterionChoice, StrategyDetails
+from pruning_server.spec.report_strategy import CriterionChoice, StrategyDetails
 from pruning_server.spec.request import Granularity, TargetKind
 
 

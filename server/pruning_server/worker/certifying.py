@@ -22,7 +22,7 @@ from pruning_server.pruning.rungs import rungs_of, window_around
 from pruning_server.pruning.values import PruningPlan, StructuralPlan
 from pruning_server.recovery.schedule import plan_training
 from pruning_server.spec.phases import Phase
-from pruning_server.spec.report import RiskCandidate, RiskDetails
+from pruning_server.spec.report_strategy import RiskCandidate, RiskDetails
 from pruning_server.spec.request import ConditionalStrategy, PruningSpec, RiskCondition, StaticStrategy, Target
 from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained

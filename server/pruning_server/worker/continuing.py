@@ -10,7 +10,8 @@ import numpy as np
 from pruning_server.evaluation.drift import find_drift
 from pruning_server.graph.surgery.cut import Removal
 from pruning_server.pruning.values import PruningPlan, StructuralPlan
-from pruning_server.spec.report import ContinuedSection, FeatureHistogram
+from pruning_server.spec.report import FeatureHistogram
+from pruning_server.spec.report_strategy import ContinuedSection
 from pruning_server.worker.drift import describe_features, measure_features
 from pruning_server.worker.earlier import Earlier
 from pruning_server.worker.judging import Reference

@@ -12,7 +12,7 @@ import torch
 from pruning_server.evaluation.gate import GatePoint, mean_seconds
 from pruning_server.graph.gating.insertion import set_threshold
 from pruning_server.graph.structure import Cut
-from pruning_server.spec.report import GateSection
+from pruning_server.spec.report_strategy import GateSection
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.running import Subject
 from pruning_server.worker.story import Story

@@ -19,7 +19,7 @@ from pruning_server.graph.proof.stored import enumerate_constants
 from pruning_server.graph.structure import Cut, Removal
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.core_order import order_by_gain
-from pruning_server.spec.report import GateSection
+from pruning_server.spec.report_strategy import GateSection
 from pruning_server.spec.request import DynamicStrategy, PruningSpec, Task
 from pruning_server.worker.archives import ModelArchive, load_module
 from pruning_server.worker.compacting import Compacted, sliced_masks

@@ -20,8 +20,8 @@ from pruning_server.spec.report import (
     ModelSection,
     Provenance,
     Report,
-    StrategySection,
 )
+from pruning_server.spec.report_strategy import StrategySection
 from pruning_server.spec.request import ConditionalStrategy, Scope, StaticStrategy, Strategy, Target, TargetKind
 from pruning_server.worker.continuing import Told
 from pruning_server.worker.feeding import Samples

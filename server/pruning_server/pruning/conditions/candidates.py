@@ -12,7 +12,7 @@ from pruning_server.pruning.conditions.problem import Problem
 from pruning_server.pruning.conditions.tables import GroupMembers, Producer
 from pruning_server.pruning.features import FEATURES
 from pruning_server.pruning.features.base import ActivationFeature, ActivationRelation, Layer, SliceRelation
-from pruning_server.pruning.ladder import HEAD
+from pruning_server.pruning.room import HEAD
 from pruning_server.pruning.selection import matches, report_excluded
 from pruning_server.pruning.values import StructuralInput
 from pruning_server.spec.request import Granularity

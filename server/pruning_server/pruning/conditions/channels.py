@@ -23,13 +23,13 @@ from pruning_server.pruning.conditions.greedy import (
 )
 from pruning_server.pruning.conditions.merging import Merged, merge
 from pruning_server.pruning.conditions.problem import Problem
-from pruning_server.pruning.conditions.room import Room
 from pruning_server.pruning.conditions.tables import GroupTable
 from pruning_server.pruning.ladder import multiple_of
+from pruning_server.pruning.room import Room
 from pruning_server.pruning.rounding import round_down, round_up
 from pruning_server.pruning.values import Cost, StructuralInput, StructuralPlan
 from pruning_server.spec.condition.tree import comparisons_in, render
-from pruning_server.spec.report import ConditionalDetails, HarmSection
+from pruning_server.spec.report_strategy import ConditionalDetails, HarmSection
 from pruning_server.spec.request import Target, TargetKind
 
 _MAX_LISTED = 1_000

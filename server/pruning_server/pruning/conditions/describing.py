@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_server.spec.report import ComparisonCount, ConditionalDetails, FeatureRange
+from pruning_server.spec.report_strategy import ComparisonCount, ConditionalDetails, FeatureRange
 
 _SAMPLED = 1 << 16
 _MAX_TEXTS = 20

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_server.pruning.conditions.room import Room
 from pruning_server.pruning.conditions.tables import GroupTable
 from pruning_server.pruning.features.base import Relation
+from pruning_server.pruning.room import Room
 from pruning_server.spec.condition import FEATURES, Condition, Role
 from pruning_server.spec.condition.catalogue import Order
 

@@ -20,7 +20,7 @@ from pruning_server.pruning.conditions.tables import GroupTable
 from pruning_server.pruning.features import p_harm
 from pruning_server.spec.condition import Role
 from pruning_server.spec.condition.tree import All, Any, Comparison, Feature, Node, features_in
-from pruning_server.spec.report import HarmSection, JointTest
+from pruning_server.spec.report_strategy import HarmSection, JointTest
 
 NAME = p_harm.FEATURE.name
 _GROWTH = 1.25

@@ -17,7 +17,7 @@ import torch
 from pruning_server.pruning.conditions.greedy import Step
 from pruning_server.pruning.conditions.observing import Consumer
 from pruning_server.pruning.conditions.tables import GroupMembers
-from pruning_server.spec.report import MergedPair
+from pruning_server.spec.report_strategy import MergedPair
 
 _LINEAR_KINDS = frozenset({"conv", "linear"})
 

@@ -28,7 +28,7 @@ from pruning_server.pruning.values import Mask, PruningPlan, ScoredInput
 from pruning_server.spec.condition import FEATURES as CATALOGUE
 from pruning_server.spec.condition.catalogue import Order
 from pruning_server.spec.condition.tree import Node, comparisons_in, render
-from pruning_server.spec.report import ConditionalDetails, FeatureRange
+from pruning_server.spec.report_strategy import ConditionalDetails, FeatureRange
 from pruning_server.spec.request import TargetKind
 
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.pruning.criteria.base import Criterion, Needs
 from pruning_server.pruning.evidence import SampleScores
-from pruning_server.spec.report import CriterionChoice, CriterionTrial
+from pruning_server.spec.report_strategy import CriterionChoice, CriterionTrial
 
 Plan = TypeVar("Plan")
 

@@ -11,14 +11,8 @@ from pruning_server.errors import JobFailureError
 from pruning_server.evaluation.cost import count_parameters
 from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
 from pruning_server.jobs.workspace import WorkerJob
-from pruning_server.spec.report import (
-    AccuracySection,
-    CostSection,
-    CostsSection,
-    GateSection,
-    GeneralizationSection,
-    LatencySection,
-)
+from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
+from pruning_server.spec.report_strategy import GateSection
 from pruning_server.worker.gate import Gate, judge_gate
 from pruning_server.worker.judging import Judging, Outputs
 from pruning_server.worker.latency import compare_latency

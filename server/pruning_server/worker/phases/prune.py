@@ -15,7 +15,7 @@ from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning import masks as masking
 from pruning_server.pruning.values import Mask, PruningPlan, StructuralPlan
-from pruning_server.spec.report import DynamicDetails
+from pruning_server.spec.report_strategy import DynamicDetails
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded

@@ -16,7 +16,8 @@ from pruning_server.graph.structure import Cut
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.masks import count_violations
 from pruning_server.pruning.values import Mask
-from pruning_server.spec.report import GateSection, VerifySection
+from pruning_server.spec.report import VerifySection
+from pruning_server.spec.report_strategy import GateSection
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.check import MAX_RELATIVE_ERROR
 from pruning_server.worker.compacting import Compacted, compact

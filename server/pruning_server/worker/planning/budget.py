@@ -24,7 +24,7 @@ from pruning_server.evaluation.drop import (
 )
 from pruning_server.pruning.rungs import rungs_of
 from pruning_server.pruning.values import PruningPlan, StructuralPlan
-from pruning_server.spec.report import DropDetails, DropStep
+from pruning_server.spec.report_strategy import DropDetails, DropStep
 from pruning_server.spec.request import PruningSpec, StaticStrategy, Target
 from pruning_server.worker.planning.candidates import plan_candidate
 from pruning_server.worker.planning.context import Planning

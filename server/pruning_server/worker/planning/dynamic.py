@@ -17,7 +17,7 @@ from pruning_server.pruning.values import PruningPlan, StructuralPlan
 from pruning_server.recovery.ports import Score
 from pruning_server.recovery.scheduled import SteppedTraining, judged, prepare
 from pruning_server.recovery.trainer import steps_per_epoch
-from pruning_server.spec.report import DynamicDetails
+from pruning_server.spec.report_strategy import DynamicDetails
 from pruning_server.spec.request import DynamicStrategy, Granularity, TargetKind
 from pruning_server.worker.planning.context import Planning
 from pruning_server.worker.planning.continuing import default_schedule, gentler, left_off, resume, start_from

@@ -7,7 +7,7 @@ import math
 from pruning_server.pruning.dynamic.units import Reach
 from pruning_server.recovery.ports import Score
 from pruning_server.recovery.scheduled import Trained
-from pruning_server.spec.report import DynamicStep
+from pruning_server.spec.report_strategy import DynamicStep
 from pruning_server.worker.story import Story
 
 

@@ -22,7 +22,7 @@ from pruning_server.pruning.strategies.static_structure import plan_structure
 from pruning_server.pruning.values import ScoredInput, StructuralPlan
 from pruning_server.pruning.weighing import report_unscored, score_weights
 from pruning_server.recovery.scheduled import Tensors
-from pruning_server.spec.report import CriterionChoice
+from pruning_server.spec.report_strategy import CriterionChoice
 from pruning_server.spec.request import DynamicStrategy, Granularity, StaticStrategy, Target, TargetKind
 from pruning_server.worker.planning import static
 from pruning_server.worker.planning.context import Planning
