@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ bench-continue: $(VENV)/.installed ## Continuing from an earlier job on shifted 
 
 bench-conditions: $(VENV)/.installed ## What conditions remove of ResNet-20, and its accuracy before and after closed-form recovery
 	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/conditions.py
+
+bench-overload: $(VENV)/.installed ## Ten times the load, 500 stuck watchers, cancels, and cancel against finish
+	PYTHONPATH=tests $(BIN)/python benchmarks/overload.py
 
 bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 	PYTHONPATH=tests $(BIN)/python benchmarks/crash.py

@@ -81,6 +81,18 @@ def prepare() -> tuple[Path, Path, Path]:
     return model, training, validation
 
 
+def sandbox_flags() -> list[str]:
+    """What the server needs to start here: nothing where the kernel can contain the workers."""
+    check = [sys.executable, "-P", "-s", "-m", "pruning_server.sandbox", "check"]
+    found = json.loads(subprocess.run(check, capture_output=True, text=True, check=False, timeout=120).stdout)
+    if not found["lacking"]:
+        return []
+    print(
+        f"warning: the model runs without a sandbox here, on loopback only ({'; '.join(found['lacking'])})", flush=True
+    )
+    return ["--insecure-no-sandbox"]
+
+
 @contextmanager
 def running_server(data_dir: Path, log: Path) -> Iterator[str]:
     """Starts a server on free ports and yields its address; stops it at the end."""
@@ -88,7 +100,7 @@ def running_server(data_dir: Path, log: Path) -> Iterator[str]:
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [*command, "--data-dir", str(data_dir), "--insecure-no-sandbox"], stdout=subprocess.PIPE, stderr=stderr
+            [*command, "--data-dir", str(data_dir), *sandbox_flags()], stdout=subprocess.PIPE, stderr=stderr
         ) as server,
     ):
         try:

@@ -20,11 +20,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import pruning_server
+from helpers import sandboxing
 from helpers.certificates import self_signed
 from helpers.processes import wait_until
 from helpers.running_server import RunningServer
 from pruning_api.v1 import pruning_job_service_pb2, pruning_job_service_pb2_grpc
 from pruning_server.__main__ import SERVER_PACKAGES, main, missing_packages
+from pruning_server.sandbox.policy import Policy, to_text
 
 ROOT = Path(__file__).parents[1]
 MAX_IDLE_RSS_BYTES = 80 * 10**6
@@ -247,7 +249,7 @@ def test_a_client_installation_can_say_that() -> None:
 def test_the_missing_sandbox_is_said(tmp_path: Path) -> None:
     environment = {**os.environ, "PRUNING_DATA_DIR": str(tmp_path / "data")}
     command = [sys.executable, "-m", "pruning_server", "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
-    for flags, said in (([], True), (["--insecure-no-sandbox"], False)):
+    for flags, said in ((sandboxing.flags(), not sandboxing.is_given()), (("--insecure-no-sandbox",), True)):
         process = subprocess.Popen(
             [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
@@ -259,12 +261,27 @@ def test_the_missing_sandbox_is_said(tmp_path: Path) -> None:
         assert ("trust" in error) == said
 
 
+def test_a_machine_that_cannot_contain_workers_is_refused(tmp_path: Path) -> None:
+    """Started inside the sandbox, as on a kernel that has none: the server says which part is lacking, and how to go on."""
+    sandboxing.needs_sandbox()
+    data = tmp_path / "data"
+    policy = to_text(Policy(write=(str(tmp_path),), read=("/",)))
+    command = [sys.executable, "-P", "-s", "-m", "pruning_server.sandbox", policy, "-m", "pruning_server"]
+    ended = subprocess.run(
+        [*command, "--data-dir", str(data), "--address", "127.0.0.1:0"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    assert "cannot be contained" in ended.stderr
+    assert "--insecure-no-sandbox" in ended.stderr
+
+
 def test_the_devices_are_known_soon(server: RunningServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = pruning_job_service_pb2_grpc.PruningJobServiceStub(channel)
         info = stub.GetServerInfo(pruning_job_service_pb2.GetServerInfoRequest(), timeout=60)
     assert info.torch_version
-    assert not info.sandboxed
+    assert info.sandboxed == sandboxing.is_given()
     assert "cpu" in {device.name for device in info.devices}
 
     def is_ready() -> bool:

@@ -71,7 +71,48 @@ def sample(name: str) -> tuple[str, Any]:
     return SAMPLES.get(kind, SAMPLES["int"])
 
 
-ORDINARY = [name for name in options() if not name.startswith("tls_")]
+# Absent by default, so that their type does not show.
+OPTIONAL: dict[str, tuple[str, Any]] = {
+    "max_bytes_per_principal": ("2GiB", 2 * GIB),
+    "max_queued_per_principal": ("7", 7),
+    "max_running_per_principal": ("7", 7),
+    "requests_per_second": ("7", 7),
+    "allow_uri": ("https://a.example/b/,file:///c/", ("https://a.example/b/", "file:///c/")),
+    "allow_uri_network": ("10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
+}
+FILES = ("tls_cert", "tls_key", "tls_client_ca", "token_file")
+ORDINARY = [name for name in options() if name not in FILES and name not in OPTIONAL]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_optional_settings(name: str) -> None:
+    option, (text, value) = options()[name], OPTIONAL[name]
+    assert not getattr(load(), name)
+    assert getattr(load(**{option.variable: text}), name) == value
+    assert getattr(load(option.flag, text), name) == value
+
+
+def test_repeated_flags_add_up() -> None:
+    prefixes = ("https://a.example/", "http://b.example:8080/c/")
+    assert load("--allow-uri", prefixes[0], "--allow-uri", prefixes[1]).allow_uri == prefixes
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "https://a.example",
+        "https:///b/",
+        "a.example/b/",
+        "s3://bucket/",
+        "file://host/b/",
+        "https://me:secret@a.example/",
+        "https://a.example/?q=/",
+        "https://a.example/%2e%2e/",
+    ],
+)
+def test_prefixes_that_say_too_little(prefix: str) -> None:
+    with pytest.raises(InvalidRequestError, match="must end with a slash"):
+        load("--allow-uri", prefix)
 
 
 @pytest.mark.parametrize("name", ORDINARY)

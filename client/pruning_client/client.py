@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 import tempfile
 import uuid
@@ -14,11 +15,17 @@ from typing import Any, Self
 from pruning_api.v1 import artifact_service_pb2 as artifact_api
 from pruning_api.v1 import pruning_job_service_pb2 as job_api
 from pruning_client.adapters import prepare_datasets
-from pruning_client.connection import CHECK_TIMEOUT_SECONDS, DEFAULT_SERVER, DEFAULT_TIMEOUT_SECONDS, Connection
-from pruning_client.errors import DataLossError, NotFoundError, WaitTimeoutError
+from pruning_client.connection import (
+    CHECK_TIMEOUT_SECONDS,
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT_SECONDS,
+    Connection,
+    TlsOptions,
+)
+from pruning_client.errors import DataLossError, InvalidRequestError, NotFoundError, WaitTimeoutError
 from pruning_client.retries import RetryPolicy, Timing
 from pruning_client.sources import paths_of, replace_paths
-from pruning_client.spec import RemoteFile, ScalarValue, Source, StoredArtifact, Submission
+from pruning_client.spec import Dynamic, RemoteFile, ScalarValue, Source, StoredArtifact, Submission
 from pruning_client.transfer.download import download
 from pruning_client.transfer.upload import ProgressCallback, digest_file, upload
 from pruning_client.values import (
@@ -42,7 +49,10 @@ from pruning_client.wire.answers import (
     state_to_wire,
     strategy_info_from_wire,
 )
-from pruning_client.wire.spec import argument_to_wire, source_to_wire, spec_to_wire
+from pruning_client.wire.spec import argument_to_wire, axes_to_wire, source_to_wire, spec_to_wire
+
+NOT_SENT = "not-sent-yet"
+"""Stands for the artifact of a file that has not been uploaded."""
 
 UploadCallback = Callable[[Path, int, int], None]
 """Called with the file, the bytes done and the bytes in all; from another thread."""
@@ -63,6 +73,7 @@ class PruningClient:
     Args:
         server: HOST:PORT, [IPV6]:PORT or unix:PATH.
         tls_ca: PEM file with the CA that signed the server's certificate; None: no TLS.
+        tls_cert, tls_key: PEM files with your certificate and its key, where the server wants to see one.
         token_file: file with the token to show; it is sent only over TLS or within this machine.
         timeout_seconds: deadline of unary calls.
         retry_policy: how stubborn to be; see `RetryPolicy`.
@@ -76,6 +87,8 @@ class PruningClient:
         server: str = DEFAULT_SERVER,
         *,
         tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
         token_file: str | Path | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         retry_policy: RetryPolicy | None = None,
@@ -83,7 +96,7 @@ class PruningClient:
     ) -> None:
         self._connection = Connection(
             server,
-            tls_ca=tls_ca,
+            tls=TlsOptions(tls_ca, tls_cert, tls_key),
             token_file=token_file,
             policy=retry_policy or RetryPolicy(),
             timing=timing or Timing(),
@@ -173,6 +186,28 @@ class PruningClient:
             self._connection.jobs.CreatePruningJob, request, timeout_seconds=CHECK_TIMEOUT_SECONDS
         )
         return job_from_wire(response.job)
+
+    def check(self, submission: Submission) -> None:
+        """Asks the server whether it would take the request, before any file is read or sent.
+
+        What only the files themselves show is found when they are there: `submit` with `validate_only`.
+
+        Raises:
+            PruningClientError: as `submit` would, but for what is wrong with files named by path.
+        """
+        strategy = submission.strategy
+        pending = replace_paths(submission, lambda _path: StoredArtifact(NOT_SENT))
+        if isinstance(strategy, Dynamic) and strategy.continue_from_job_id:  # whose model the server has
+            pending = dataclasses.replace(pending, model=StoredArtifact(""))
+        request = job_api.CreatePruningJobRequest(spec=spec_to_wire(pending), validate_only=True)
+        request.request_id = str(uuid.uuid4())
+        try:
+            self._connection.unary(
+                self._connection.jobs.CreatePruningJob, request, timeout_seconds=CHECK_TIMEOUT_SECONDS
+            )
+        except InvalidRequestError as error:
+            if error.reason != "ARTIFACT_NOT_FOUND" or NOT_SENT not in str(error):
+                raise
 
     def store(
         self,
@@ -280,13 +315,18 @@ class PruningClient:
         samples: Source | None = None,
         inputs: Iterable[TensorSpec] = (),
         arguments: Mapping[int, ScalarValue] | None = None,
+        dynamic_axes: Mapping[int, Iterable[int]] | None = None,
     ) -> Inspection:
-        """Returns what could be pruned in a model, observed with samples or with inputs of the given shapes."""
+        """Returns what could be pruned in a model, observed with samples or with inputs of the given shapes.
+
+        `dynamic_axes`: by position of an input, its axes that may have any length; a second one is observed too.
+        """
         request = job_api.InspectModelRequest(
             model=source_to_wire(self._stored(model, ArtifactKind.TORCHSCRIPT)),
             samples=None if samples is None else source_to_wire(self._stored(samples, ArtifactKind.DATASET)),
             inputs=[job_api.TensorSpec(shape=t.shape, dtype=t.dtype) for t in inputs],
             arguments=[argument_to_wire(position, value) for position, value in (arguments or {}).items()],
+            dynamic_axes=axes_to_wire(dynamic_axes or {}),
         )
         response = self._connection.unary(
             self._connection.jobs.InspectModel, request, timeout_seconds=CHECK_TIMEOUT_SECONDS

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,15 @@ CHECK_TIMEOUT_SECONDS = 900.0
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 
+@dataclass(frozen=True)
+class TlsOptions:
+    """PEM files: the CA that signed the server's certificate (None: no TLS), and this side's own certificate and key."""
+
+    ca: str | Path | None = None
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+
+
 class Connection:
     """The stubs of one server, and how to call them. Threads may share it."""
 
@@ -30,7 +40,7 @@ class Connection:
         self,
         server: str,
         *,
-        tls_ca: str | Path | None = None,
+        tls: TlsOptions | None = None,
         token_file: str | Path | None = None,
         policy: RetryPolicy,
         timing: Timing,
@@ -40,12 +50,12 @@ class Connection:
         self.policy = policy
         self.timing = timing
         self._timeout_seconds = timeout_seconds
-        is_loopback = _is_loopback(server)
-        if token_file is not None and tls_ca is None and not is_loopback:
+        is_loopback, tls = _is_loopback(server), tls or TlsOptions()
+        if token_file is not None and tls.ca is None and not is_loopback:
             raise BadInputError(f"a token would travel to {server} in the clear; give the server's CA (tls_ca) as well")
         token = None if token_file is None else _read_token(Path(token_file))
         self.metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._channel = _open_channel(server, tls_ca, is_loopback)
+        self._channel = _open_channel(server, tls, is_loopback)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self._channel)
         self.jobs = pruning_job_service_pb2_grpc.PruningJobServiceStub(self._channel)
 
@@ -100,7 +110,7 @@ def _is_loopback(server: str) -> bool:
         return host == "localhost"
 
 
-def _open_channel(server: str, tls_ca: str | Path | None, is_loopback: bool) -> grpc.Channel:
+def _open_channel(server: str, tls: TlsOptions, is_loopback: bool) -> grpc.Channel:
     options = [
         # The default waits up to two minutes before it looks at a restarted server again.
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -108,15 +118,28 @@ def _open_channel(server: str, tls_ca: str | Path | None, is_loopback: bool) -> 
         # A proxy of the environment cannot reach this machine's own loopback.
         ("grpc.enable_http_proxy", 0 if is_loopback else 1),
     ]
-    if tls_ca is None:
+    if (tls.certificate is None) != (tls.key is None):
+        raise BadInputError(
+            "a certificate of yours goes together with its key (tls_cert, tls_key); give both or neither"
+        )
+    if tls.ca is None:
+        if tls.certificate is not None:
+            raise BadInputError("a certificate of yours is shown over TLS only; give the server's CA (tls_ca) as well")
         return grpc.insecure_channel(server, options)
+    authorities = _read_pem(tls.ca, "CA certificates", "CERTIFICATE-----")
+    certificate = None if tls.certificate is None else _read_pem(tls.certificate, "certificate", "CERTIFICATE-----")
+    key = None if tls.key is None else _read_pem(tls.key, "key", "PRIVATE KEY-----")
+    return grpc.secure_channel(server, grpc.ssl_channel_credentials(authorities, key, certificate), options)
+
+
+def _read_pem(path: str | Path, what: str, mark: str) -> bytes:
     try:
-        certificates = Path(tls_ca).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise BadInputError(f"cannot read the CA certificates in {tls_ca}: {error.strerror}") from error
-    if b"-----BEGIN CERTIFICATE-----" not in certificates:
-        raise BadInputError(f"{tls_ca} holds no PEM certificate (-----BEGIN CERTIFICATE-----)")
-    return grpc.secure_channel(server, grpc.ssl_channel_credentials(certificates), options)
+        raise BadInputError(f"cannot read the {what} in {path}: {error.strerror}") from error
+    if b"-----BEGIN " not in content or mark.encode() not in content:
+        raise BadInputError(f"{path} holds no PEM {what} (-----BEGIN {mark})")
+    return content
 
 
 def _read_token(path: Path) -> str:

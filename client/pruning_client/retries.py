@@ -50,6 +50,19 @@ def backoff_seconds(policy: RetryPolicy, failures: int, timing: Timing) -> float
     return timing.uniform(longest / 2, longest)
 
 
+def asked_seconds(retry_after_seconds: float, timing: Timing) -> float:
+    """Returns the wait that a full server asked for, and up to a quarter more, so that not all come back at once."""
+    asked = max(retry_after_seconds, 0.0)
+    return asked + timing.uniform(0.0, asked / 4)
+
+
+def may_be_endured(error: PruningClientError) -> bool:
+    """Whether a transfer or a watch may go on after it: nobody was there, or the server is full and says when to come."""
+    return isinstance(error, UnavailableError) or (
+        isinstance(error, ResourceExhaustedError) and error.retry_after_seconds is not None
+    )
+
+
 def with_retries(call: Callable[[], T], policy: RetryPolicy, timing: Timing) -> T:
     """Returns what `call` returns, trying again where that may help.
 
@@ -69,10 +82,10 @@ def with_retries(call: Callable[[], T], policy: RetryPolicy, timing: Timing) -> 
             failures += 1
             if error.retry_after_seconds is None or failures >= policy.attempts:
                 raise
-            delay_seconds = max(error.retry_after_seconds, 0.0)
-            exhausted_seconds += delay_seconds
+            exhausted_seconds += max(error.retry_after_seconds, 0.0)
             if exhausted_seconds > policy.exhausted_seconds:
                 raise
+            delay_seconds = asked_seconds(error.retry_after_seconds, timing)
         timing.sleep(delay_seconds)
 
 
@@ -104,6 +117,9 @@ class Outage:
         now = self._timing.now()
         self._since = now if self._since is None else self._since
         delay_seconds = backoff_seconds(self._policy, self._failures, self._timing)
+        if isinstance(error, ResourceExhaustedError):
+            self.reached()
+            delay_seconds = max(delay_seconds, asked_seconds(error.retry_after_seconds or 0.0, self._timing))
         if self._failures >= self._policy.attempts:
             waited_seconds = now - self._since + delay_seconds
             if not self._has_worked or waited_seconds > self._policy.outage_seconds:

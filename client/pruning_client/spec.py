@@ -65,6 +65,14 @@ class Verdict(enum.StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+class Robustness(enum.StrEnum):
+    """On how many kinds of harder inputs both models are compared."""
+
+    NONE = "none"
+    OCCLUSION = "occlusion"
+    ALL = "all"
+
+
 class MultipleTestingCorrection(enum.StrEnum):
     """How the tests of a condition are corrected for being many."""
 
@@ -242,15 +250,21 @@ class Submission:
         train: the training set, for the generalization gap only; never fitted on.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         epochs: of fine-tuning; None: automatic, 0: no gradient step.
+        dropout: rate of every dropout of the model while it is fine-tuned, in [0, 1); None: its own, lowered with pruning.
         recovery: False: the model comes back as pruned, with nothing done to win back accuracy.
         margin: the largest loss of the metric that is acceptable, in (0, 1).
         required_verdict: the job fails, its model still fetchable, unless the verdict is this one.
+        robustness: on how many kinds of harder inputs both models are compared; None: the server's default, all.
+        include_samples: whether the report shows single samples: targets, predictions and small pictures.
         loss: a shipped loss, or a TorchScript module called as `loss(output, target)`.
         arguments: scalar arguments of forward by position; 0 is the first input.
         output_selector: which part of a dict, tuple or list output is judged: `logits`, `0`, `0.logits`.
         method_samples: samples for exported methods other than forward.
         exclude_layers: names of layers to leave alone, with shell wildcards.
         timeout_seconds: the job's own deadline, from its start.
+        dynamic_axes: by position of an input, its axes along which the pruned model will be called with other lengths
+            than the dataset's (height and width, steps); axis 0, the batch, is always free.
+        priority: among your own waiting jobs, in [-10, 10]; higher goes first.
     """
 
     model: Source
@@ -263,6 +277,7 @@ class Submission:
     learning_rate: float | None = None
     fine_tune_batch_size: int | None = None
     weight_decay: float = 0.0
+    dropout: float | None = None
     recovery: bool = True
     margin: float | None = None
     confidence_level: float | None = None
@@ -270,6 +285,8 @@ class Submission:
     split: SplitFractions | None = None
     latency_batch_size: int | None = None
     evaluation_batch_size: int | None = None
+    robustness: Robustness | None = None
+    include_samples: bool = True
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     task: Task | None = None
     loss: Loss | Source | None = None
@@ -280,4 +297,6 @@ class Submission:
     seed: int = 0
     memory_limit_bytes: int | None = None
     max_attempts: int | None = None
+    priority: int = 0
     timeout_seconds: float | None = None
+    dynamic_axes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

@@ -219,6 +219,7 @@ class Inspection:
     layers: tuple[LayerInspection, ...]
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenFinding, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from pruning_client.connection import Connection
 from pruning_client.errors import (
     CallCancelledError,
     DeadlineExceededError,
+    PruningClientError,
     UnavailableError,
     WaitTimeoutError,
 )
-from pruning_client.retries import Outage
+from pruning_client.retries import Outage, may_be_endured
 from pruning_client.transfer.stall import StallGuard
 from pruning_client.values import Event, Heartbeat, JobState, Snapshot, StateChange
 from pruning_client.wire.answers import event_from_wire
@@ -57,7 +58,9 @@ def watch(
         except DeadlineExceededError as error:
             _remaining(connection, job_id, deadline)
             outage.endure(error)
-        except UnavailableError as error:
+        except PruningClientError as error:
+            if not may_be_endured(error):
+                raise
             outage.endure(error)
 
 

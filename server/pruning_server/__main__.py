@@ -25,9 +25,12 @@ FORCED_EXIT_CODE = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a server until it is told to stop; returns the exit code."""
+    """Runs a server until it is told to stop, or `pruning-server token ...`; returns the exit code."""
+    given = sys.argv[1:] if argv is None else argv
     try:
-        settings = load_settings(sys.argv[1:] if argv is None else argv, os.environ, this_machine(os.environ))
+        if list(given[:1]) == ["token"]:
+            return _manage_tokens(given[1:])
+        settings = load_settings(given, os.environ, this_machine(os.environ))
         lacking = missing_packages()
         if lacking:
             names = ", ".join(lacking)
@@ -35,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(settings)
     except ServiceError as error:
         return _complain(error.message)
+
+
+def _manage_tokens(argv: Sequence[str]) -> int:
+    # Only now: a client's installation has this file, but not what the command imports.
+    from pruning_server.token_command import run_token_command  # noqa: PLC0415
+
+    return run_token_command(argv, os.environ)
 
 
 def missing_packages() -> list[str]:

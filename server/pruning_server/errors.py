@@ -4,6 +4,8 @@ ServiceError
 ├── InvalidRequestError        the caller must change the request            INVALID_ARGUMENT
 │   └── InvalidArtifactError   ... or the file that was sent                 INVALID_ARGUMENT
 ├── NotFoundError              no such artifact or job (for this caller)     NOT_FOUND
+├── UnauthenticatedError       who calls did not show a valid token          UNAUTHENTICATED
+├── PermissionDeniedError      the caller's role does not allow it           PERMISSION_DENIED
 ├── AlreadyExistsError         the id is taken by something else             ALREADY_EXISTS
 ├── PreconditionError          possible, but not in the present state        FAILED_PRECONDITION
 ├── OffsetError                an upload continues elsewhere                 OUT_OF_RANGE
@@ -33,6 +35,7 @@ class Reason(enum.StrEnum):
     UNKNOWN_CRITERION = "UNKNOWN_CRITERION"
     UNKNOWN_DEVICE = "UNKNOWN_DEVICE"
     URI_DENIED = "URI_DENIED"
+    URI_UNREADABLE = "URI_UNREADABLE"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
 
     # Artifacts
@@ -101,8 +104,14 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     GATE_DEADLINE_EXCEEDED = "GATE_DEADLINE_EXCEEDED"
 
+    # Who calls
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+
     # The server's own limits
     TOO_MANY_CALLS = "TOO_MANY_CALLS"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    RATE_LIMITED = "RATE_LIMITED"
 
     # The server's own data
     DATABASE_BUSY = "DATABASE_BUSY"
@@ -163,6 +172,14 @@ class NotFoundError(ServiceError, LookupError):
     """There is no such artifact or job, or it is not this caller's."""
 
 
+class UnauthenticatedError(ServiceError):
+    """The call carries no credentials, or none that this server knows."""
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller is known, and their role does not allow this call."""
+
+
 class AlreadyExistsError(ServiceError):
     """The id is taken by something else, e.g. a request_id that came with another spec."""
 
@@ -180,11 +197,17 @@ class ChecksumError(ServiceError):
 
 
 class CapacityError(ServiceError):
-    """Queue, quota or disk is full. `retry_after_seconds` is None where waiting does not help."""
+    """Queue, quota or disk is full. `retry_after_seconds` is None where waiting does not help.
 
-    def __init__(self, reason: Reason, message: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason, message)
+    `quota` names the caller's own bound that is reached, e.g. `queued_jobs`; empty where the whole server is full.
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, *, retry_after_seconds: float | None = None, quota: str = ""
+    ) -> None:
+        super().__init__(reason, message, metadata={"quota": quota} if quota else None)
         self.retry_after_seconds = retry_after_seconds
+        self.quota = quota
 
 
 class NotImplementedFeatureError(ServiceError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 MAX_TIME_SECONDS = 365 * 24 * 3600.0
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -100,3 +102,29 @@ def parse_level(text: str) -> str:
     if text.upper() not in LEVELS:
         raise ValueError(f"{text!r} is not one of {', '.join(LEVELS)}")
     return text.upper()
+
+
+def parse_uri_prefixes(text: str) -> tuple[str, ...]:
+    """Returns prefixes separated by commas: `https://HOST[:PORT]/FOLDER/`, `http://...`, `file:///FOLDER/`."""
+    prefixes = tuple(part.strip() for part in text.split(",") if part.strip())
+    for prefix in prefixes:
+        parts = urlsplit(prefix)
+        plain = parts._replace(query="", fragment="").geturl() == prefix and "@" not in parts.netloc
+        has_host = bool(parts.hostname) == (parts.scheme in {"http", "https"})
+        known = parts.scheme in {"http", "https", "file"}
+        if not (known and has_host and plain and parts.path.endswith("/") and unquote(parts.path) == parts.path):
+            raise ValueError(
+                f"{prefix!r} is not https://HOST/, https://HOST/FOLDER/ or file:///FOLDER/; it must end with a slash"
+            )
+    return prefixes
+
+
+def parse_networks(text: str) -> tuple[str, ...]:
+    """Returns networks separated by commas, as they are: `10.1.0.0/16`, `fd00::/8`, `192.168.1.7`."""
+    networks = tuple(part.strip() for part in text.split(",") if part.strip())
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{network!r} is not a network such as 10.1.0.0/16 ({error})") from error
+    return networks

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
+from urllib.parse import unquote, urlsplit
 
 from pruning_server import __version__
 from pruning_server.errors import InvalidRequestError
@@ -23,8 +24,10 @@ from pruning_server.setting_texts import (
     parse_file,
     parse_folder,
     parse_level,
+    parse_networks,
     parse_pause,
     parse_size,
+    parse_uri_prefixes,
     whole_number,
 )
 
@@ -41,6 +44,8 @@ class Option:
     read: Callable[[str], Any]
     help: str
     metavar: str = ""
+    # Whether the flag may come more than once; its texts are joined by commas.
+    repeats: bool = False
 
     @property
     def variable(self) -> str:
@@ -94,11 +99,20 @@ class Settings:
         Path | None,
         Option("--tls-client-ca", parse_file, "PEM certificates that must have signed those of clients", "FILE"),
     ] = None
+    token_file: Annotated[
+        Path | None,
+        Option(
+            "--token-file",
+            parse_file,
+            "who may call, as made by `pruning-server token add`; read anew when it changes",
+            "FILE",
+        ),
+    ] = None
     insecure_no_tls: Annotated[
         bool, Option("--insecure-no-tls", parse_boolean, "serve other machines without TLS, e.g. behind a proxy")
     ] = False
     insecure_no_sandbox: Annotated[
-        bool, Option("--insecure-no-sandbox", parse_boolean, "accept that workers run without a kernel sandbox")
+        bool, Option("--insecure-no-sandbox", parse_boolean, "run workers without the kernel's sandbox")
     ] = False
     queue_capacity: Annotated[
         int, Option("--queue-capacity", whole_number(1, 1_000_000), "jobs that may wait", "N")
@@ -154,6 +168,62 @@ class Settings:
     max_artifact_bytes: Annotated[
         int, Option("--max-artifact-bytes", parse_size, "largest file that may be uploaded", "SIZE")
     ] = 16 * 2**30
+    max_bytes_per_principal: Annotated[
+        int | None,
+        Option("--max-bytes-per-principal", parse_size, "of files, of one caller (default: no bound)", "SIZE"),
+    ] = None
+    max_queued_per_principal: Annotated[
+        int | None,
+        Option(
+            "--max-queued-per-principal",
+            whole_number(1, 1_000_000),
+            "jobs of one caller that may wait (default: no bound but the queue's)",
+            "N",
+        ),
+    ] = None
+    max_running_per_principal: Annotated[
+        int | None,
+        Option(
+            "--max-running-per-principal",
+            whole_number(1, 100_000),
+            "jobs of one caller that run at a time (default: no bound)",
+            "N",
+        ),
+    ] = None
+    requests_per_second: Annotated[
+        int | None,
+        Option(
+            "--requests-per-second",
+            whole_number(1, 1_000_000),
+            "of one caller, sustained (default: no bound)",
+            "N",
+        ),
+    ] = None
+    allow_uri: Annotated[
+        tuple[str, ...],
+        Option(
+            "--allow-uri",
+            parse_uri_prefixes,
+            "a prefix, https://HOST/FOLDER/ or file:///FOLDER/, of files that requests may name instead of sending them;"
+            " again, or with commas, for more (default: none)",
+            "PREFIX",
+            repeats=True,
+        ),
+    ] = ()
+    allow_uri_network: Annotated[
+        tuple[str, ...],
+        Option(
+            "--allow-uri-network",
+            parse_networks,
+            "addresses that hosts of --allow-uri may have although they are not public, e.g. 10.1.0.0/16; again, or with"
+            " commas, for more (default: none)",
+            "NETWORK",
+            repeats=True,
+        ),
+    ] = ()
+    uri_timeout_seconds: Annotated[float, Option("--uri-timeout", parse_duration, "for fetching one file", "TIME")] = (
+        600.0
+    )
     max_watches: Annotated[int, Option("--max-watches", whole_number(1, 10_000), "watches at a time", "N")] = 256
     max_transfers: Annotated[
         int, Option("--max-transfers", whole_number(1, 1000), "uploads and downloads at a time", "N")
@@ -178,6 +248,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str], machine: Mach
     values: dict[str, Any] = {}
     for name, option in options().items():
         source, text = (option.flag, given[name]) if name in given else (option.variable, environ.get(option.variable))
+        text = ",".join(text) if isinstance(text, list) else text
         if not text:  # An empty variable is what a compose file leaves where nothing is set.
             continue
         try:
@@ -226,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pruning-server",
         description="Prunes TorchScript models over gRPC.",
         epilog="Every flag has a variable: --queue-capacity is PRUNING_QUEUE_CAPACITY. TIME: 90, 90s, 15m, 24h, 7d."
-        " SIZE: bytes, or 512MiB, 16GiB, 2GB.",
+        " SIZE: bytes, or 512MiB, 16GiB, 2GB. Tokens of callers: pruning-server token --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pruning-server {__version__}")
@@ -234,13 +305,14 @@ def _parser() -> argparse.ArgumentParser:
         if option.is_switch:
             parser.add_argument(option.flag, dest=name, action="store_const", const="true", help=option.help)
         else:
-            parser.add_argument(option.flag, dest=name, metavar=option.metavar, help=_help(name, option))
+            action = "append" if option.repeats else "store"
+            parser.add_argument(option.flag, dest=name, metavar=option.metavar, action=action, help=_help(name, option))
     return parser
 
 
 def _help(name: str, option: Option) -> str:
     default = Settings.__dataclass_fields__[name].default
-    if default is MISSING or default is None:
+    if default is MISSING or default in {None, ()}:
         return option.help
     return f"{option.help} (default: {_shown(default)})"
 
@@ -272,6 +344,13 @@ def _derived(values: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     """Checks what no value shows by itself."""
+    for prefix in settings.allow_uri:
+        folder = Path(unquote(urlsplit(prefix).path))
+        data = settings.data_dir
+        if prefix.startswith("file:") and (data.is_relative_to(folder) or folder.is_relative_to(data)):
+            raise InvalidRequestError.for_field(
+                "--allow-uri", f"{prefix} reaches into --data-dir, where others' files lie"
+            )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidRequestError.for_field("--tls-cert", "goes together with --tls-key; give both or neither")
     if settings.tls_client_ca is not None and settings.tls_cert is None:

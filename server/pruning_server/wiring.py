@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-import ssl
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from pruning_server import __version__
 from pruning_server.adapters.artifact_store import LocalArtifactStore
@@ -18,24 +16,31 @@ from pruning_server.adapters.gate import GateProcess
 from pruning_server.adapters.inspector import InspectionLimits, LocalInspector
 from pruning_server.adapters.job_store import SqliteJobStore
 from pruning_server.adapters.metrics import BuildInfo, LiveSources, MeasuredDatabase, PrometheusMetrics, StorageUsage
+from pruning_server.adapters.pem_files import watch_tls
 from pruning_server.adapters.probe import WorkerProbe
-from pruning_server.errors import InvalidRequestError, UnavailableError
+from pruning_server.adapters.sandbox_trial import require_sandbox
+from pruning_server.adapters.token_file import TokenFile
+from pruning_server.adapters.uris import UriFetcher, UriPolicy
+from pruning_server.adapters.watched_file import WatchedFiles
+from pruning_server.errors import UnavailableError
+from pruning_server.jobs.access import TlsFiles
 from pruning_server.jobs.broker import ChangeBroker
+from pruning_server.jobs.fetching import NoUris, UriResolver
 from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.probe import Probe
 from pruning_server.jobs.scheduler import Scheduler, SchedulerOptions
 from pruning_server.jobs.service import JobLimits, JobService
 from pruning_server.service.jobs import ServerFacts
-from pruning_server.service.server import CallLimits, GrpcServer, Parts, TlsFiles
-from pruning_server.settings import Settings
+from pruning_server.service.server import Access, CallLimits, GrpcServer, Parts
+from pruning_server.settings import Settings, is_loopback
 
 HEARTBEAT_SECONDS = 15.0
 # For calls that are being answered when the server stops; watches are ended before.
 CALL_GRACE_SECONDS = 3.0
 # Processes that inspect models come on top of those of jobs, and each may take as much memory as a job.
 MAX_INSPECTIONS = 2
-# No sandbox exists in this version; the flag that accepts that is taken, so that scripts need not change later.
-SANDBOXED = False
+# Each holds one of the places for submissions for as long as the other side takes.
+MAX_FETCHES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -52,24 +57,26 @@ class Server:
     """A whole server on one data folder.
 
     Raises:
-        PreconditionError: the data folder is in use, not ours, or cannot be read and written.
+        PreconditionError: the data folder is in use, not ours, or cannot be read and written; or the machine cannot contain
+            workers, and nobody accepted that.
         InvalidRequestError: an address is taken, or the TLS files do not fit.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._draining = False
-        tls = read_tls(settings)
+        access = AccessFiles.read(settings)
         # Undoes what was opened if a later step fails; kept for `stop` if none does.
         with ExitStack() as opened:
             self._folder = DataFolder(settings.data_dir)
             opened.callback(self._folder.close)
+            self._sandbox = None if settings.insecure_no_sandbox else require_sandbox(self._folder.runs, SystemClock())
             self._metrics = PrometheusMetrics()
             opened.callback(self._metrics.close)
             with self._folder.faults_explained():
                 self._database = MeasuredDatabase(self._folder.database, self._metrics)
                 opened.callback(self._database.close)
-                self._wire(tls)
+                self._wire(access)
             metrics_address = self._metrics.serve(settings.metrics_address)
             self.addresses = Addresses(self._grpc.address, metrics_address)
             opened.pop_all()
@@ -81,11 +88,13 @@ class Server:
         Raises:
             PreconditionError: the database turns out to be damaged.
         """
-        if not (SANDBOXED or self._settings.insecure_no_sandbox):
+        if self._sandbox is None:
             _log.warning(
-                "this version has no kernel sandbox: workers are separate processes with limits, and a TorchScript archive"
-                " is a program. Serve only models that you trust (--insecure-no-sandbox accepts this)"
+                "--insecure-no-sandbox: workers are separate processes with limits, and nothing more; a TorchScript archive is"
+                " a program. Serve only models that you trust"
             )
+        else:
+            _log.info("workers run inside the sandbox (Landlock ABI %d, seccomp)", self._sandbox.landlock_abi)
         self._probe.start()
         with self._folder.faults_explained():
             self._scheduler.start()
@@ -109,7 +118,7 @@ class Server:
             self._folder.close()
         return ended
 
-    def _wire(self, tls: TlsFiles | None) -> None:
+    def _wire(self, access: AccessFiles) -> None:
         settings, clock, broker = self._settings, SystemClock(), ChangeBroker()
         self._store = SqliteJobStore(self._database, clock, settings.retention_seconds, on_change=broker.notify)
         artifacts = LocalArtifactStore(
@@ -119,8 +128,10 @@ class Server:
             settings.retention_seconds,
             settings.upload_retention_seconds,
             settings.max_artifact_bytes,
+            max_bytes_per_owner=settings.max_bytes_per_principal,
         )
-        gate = GateProcess(clock=clock, deadline_seconds=settings.gate_timeout_seconds)
+        is_sandboxed = self._sandbox is not None
+        gate = GateProcess(clock=clock, deadline_seconds=settings.gate_timeout_seconds, is_sandboxed=is_sandboxed)
         self._probe = WorkerProbe(clock=clock)
         self._scheduler = Scheduler(
             store=self._store,
@@ -132,14 +143,18 @@ class Server:
                 clock=clock,
                 limits=_executor_limits(settings),
                 service_version=__version__,
+                is_sandboxed=is_sandboxed,
             ),
             probe=self._probe,
             metrics=self._metrics,
             clock=clock,
             options=SchedulerOptions(
-                cpu_slots=settings.cpu_slots, cuda_slots_per_device=settings.cuda_slots_per_device
+                cpu_slots=settings.cpu_slots,
+                cuda_slots_per_device=settings.cuda_slots_per_device,
+                max_running_per_owner=settings.max_running_per_principal,
             ),
         )
+        uris = _uri_resolver(settings, artifacts, self._metrics)
         self._jobs = JobService(
             store=self._store,
             artifacts=artifacts,
@@ -150,6 +165,7 @@ class Server:
             metrics=self._metrics,
             clock=clock,
             limits=_job_limits(settings),
+            uris=uris,
         )
         # After the executor, which empties the folder of what a dead server left.
         inspector = LocalInspector(
@@ -158,11 +174,23 @@ class Server:
             artifacts=artifacts,
             clock=clock,
             limits=_inspection_limits(settings),
+            is_sandboxed=is_sandboxed,
         )
-        inspections = InspectionService(artifacts, inspector)
+        inspections = InspectionService(artifacts, inspector, uris)
         parts = Parts(self._jobs, inspections, artifacts, self._metrics, self._metrics, clock, _facts(settings))
         limits = CallLimits(watches=settings.max_watches, transfers=settings.max_transfers)
-        self._grpc = GrpcServer(parts, settings.address, tls=tls, limits=limits)
+        self._grpc = GrpcServer(
+            parts,
+            settings.address,
+            tls=None if access.tls is None else access.tls.current,
+            limits=limits,
+            access=Access(access.tokens, settings.tls_client_ca is not None, settings.requests_per_second),
+        )
+        if not (is_loopback(settings.address) or access.tokens or settings.tls_client_ca):
+            _log.warning(
+                "whoever reaches %s may submit programs and read every result: give --token-file or --tls-client-ca",
+                settings.address,
+            )
 
     def _live_sources(self) -> LiveSources:
         database, artifacts = self._folder.database, self._folder.artifacts
@@ -186,6 +214,7 @@ class Server:
             device_memory_bytes=self._device_memory_bytes,
             storage_bytes=storage.bytes_by_kind,
             storage_free_bytes=storage.free_bytes,
+            landlock_abi=lambda: 0 if self._sandbox is None else self._sandbox.landlock_abi,
             ready=lambda: not self._draining and self._answer() is not None,
             draining=lambda: self._draining,
         )
@@ -213,42 +242,34 @@ class Server:
         return {} if probe is None else {device.name: device.memory_bytes for device in probe.devices}
 
 
-def read_tls(settings: Settings) -> TlsFiles | None:
-    """Returns the contents of the TLS files; None where none are given.
+@dataclass(frozen=True)
+class AccessFiles:
+    """The files that say who may call; each may be replaced while the server runs."""
 
-    Raises:
-        InvalidRequestError: they cannot be read, are no PEM files, or key and certificate do not belong together.
-    """
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    try:
-        # grpc itself only logs that something is wrong, and then refuses every client.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_password)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise InvalidRequestError.for_field(
-            "--tls-cert",
-            f"{settings.tls_cert} and {settings.tls_key} are not a PEM certificate and its key, without a password"
-            f" ({error})",
-        ) from error
-    return TlsFiles(
-        settings.tls_cert.read_bytes(), settings.tls_key.read_bytes(), _read_client_ca(context, settings.tls_client_ca)
-    )
+    tls: WatchedFiles[TlsFiles] | None
+    tokens: TokenFile | None
 
+    @classmethod
+    def read(cls, settings: Settings) -> AccessFiles:
+        """Reads the files that the settings name.
 
-def _no_password() -> str:
-    """Instead of asking on the terminal."""
-    return ""
+        Raises:
+            InvalidRequestError: one cannot be read, is not what it should be, or does not fit another.
+        """
+        clock = SystemClock()
+        certificate, key = settings.tls_cert, settings.tls_key
+        return cls(
+            tls=watch_tls(certificate, key, settings.tls_client_ca, clock) if certificate and key else None,
+            tokens=None if settings.token_file is None else TokenFile(settings.token_file, clock),
+        )
 
 
-def _read_client_ca(context: ssl.SSLContext, path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        context.load_verify_locations(path)
-    except (OSError, ValueError) as error:
-        raise InvalidRequestError.for_field("--tls-client-ca", f"{path} holds no PEM certificates ({error})") from error
-    return path.read_bytes()
+def _uri_resolver(settings: Settings, artifacts: LocalArtifactStore, metrics: PrometheusMetrics) -> UriResolver:
+    if not settings.allow_uri:
+        return UriResolver(NoUris(), 1)
+    policy = UriPolicy(settings.allow_uri, settings.allow_uri_network)
+    fetcher = UriFetcher(artifacts, metrics, policy, deadline_seconds=settings.uri_timeout_seconds)
+    return UriResolver(fetcher, MAX_FETCHES)
 
 
 def _executor_limits(settings: Settings) -> ExecutorLimits:
@@ -277,6 +298,7 @@ def _job_limits(settings: Settings) -> JobLimits:
         max_attempts=settings.max_attempts,
         max_attempts_allowed=max(settings.max_attempts, standard.max_attempts_allowed),
         memory_bytes=settings.memory_per_job_bytes,
+        max_queued_per_owner=settings.max_queued_per_principal,
     )
 
 
@@ -290,6 +312,6 @@ def _facts(settings: Settings) -> ServerFacts:
         default_timeout_seconds=settings.job_timeout_seconds,
         cpu_slots=settings.cpu_slots,
         cuda_slots_per_device=settings.cuda_slots_per_device,
-        sandboxed=SANDBOXED,
+        sandboxed=not settings.insecure_no_sandbox,
         heartbeat_seconds=HEARTBEAT_SECONDS,
     )

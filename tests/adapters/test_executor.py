@@ -87,7 +87,7 @@ def test_the_worker_sees_its_folder_and_nothing_of_the_server(world: World, monk
     ("behaviour", "reason", "cause", "retryable"),
     [
         ("segfault", Reason.WORKER_SIGNAL, "signal", True),
-        ("sigkill", Reason.WORKER_OUT_OF_MEMORY, "oom", True),
+        ("sigkill", Reason.WORKER_LOST, "lost", True),
         ("oom", Reason.WORKER_OUT_OF_MEMORY, "oom", False),
         ("abort", Reason.WORKER_OUT_OF_MEMORY, "oom", False),
         ("raise", Reason.WORKER_EXCEPTION, "exception", False),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import sandboxing
 from helpers.archives import frozen, saved, scripted, traced
 from helpers.job_world import OWNER, World
 from helpers.models import mlp
@@ -98,11 +99,12 @@ class Inspections:
     def inspector(self, command: tuple[str, ...] = WORKER_COMMAND, **limits: object) -> LocalInspector:
         return LocalInspector(
             root=self.root,
-            gate=GateProcess(clock=self.world.clock),
+            gate=GateProcess(clock=self.world.clock, is_sandboxed=sandboxing.is_given()),
             artifacts=self.world.artifacts,
             clock=self.world.clock,
             limits=InspectionLimits(**({"memory_bytes": 8 * GIB, "deadline_seconds": 60.0} | limits)),  # type: ignore[arg-type]
             command=command,
+            is_sandboxed=command is WORKER_COMMAND and sandboxing.is_given(),
         )
 
     def put(self, content: bytes, kind: ArtifactKind = ArtifactKind.TORCHSCRIPT) -> ArtifactRef:
@@ -206,7 +208,7 @@ def test_a_model_that_takes_too_much_memory(inspections: Inspections) -> None:
         ("import ctypes; ctypes.string_at(0)", PreconditionError, Reason.WORKER_SIGNAL, "SIGSEGV"),
         ("raise SystemError('lost my head')", PreconditionError, Reason.WORKER_EXCEPTION, "lost my head"),
         ("raise MemoryError", PreconditionError, Reason.WORKER_OUT_OF_MEMORY, "memory"),
-        ("import os; os.kill(os.getpid(), 9)", PreconditionError, Reason.WORKER_OUT_OF_MEMORY, "memory"),
+        ("import os; os.kill(os.getpid(), 9)", PreconditionError, Reason.WORKER_LOST, "killed from outside"),
         ("pass", PreconditionError, Reason.WORKER_LOST, "without an answer"),
         ("raise ModuleNotFoundError(\"No module named 'torch'\")", UnavailableError, Reason.WORKER_NOT_INSTALLED, "install"),
         ("import os; os.symlink('/etc/hostname', 'out/answer.json')", PreconditionError, Reason.WORKER_LOST, "answer"),

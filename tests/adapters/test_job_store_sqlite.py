@@ -395,7 +395,7 @@ def test_event_numbers_and_requests_are_unique(database: Database, clock: Manual
         "INSERT INTO events VALUES ('unknown job', 1, 0, '{}')",
         (
             "INSERT INTO jobs SELECT NULL, 'other', owner, request_id, spec, labels, device, state, attempt, max_attempts,"
-            " create_time, NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, 0, 0 FROM jobs"
+            " create_time, NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, 0, 0, 0 FROM jobs"
         ),
     ):
         with pytest.raises(sqlite3.IntegrityError), database.write() as connection:

@@ -142,6 +142,14 @@ def test_recovery(
     assert spec.fine_tune.HasField("epochs") is (not disabled)
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-samples"]])
+def test_samples_are_left_out_where_asked(flags: list[str], submit: Callable[..., Any], server: FakeServer) -> None:
+    assert submit("--sparsity", 0.5, *flags).code == 0
+    evaluation = server.jobs.jobs["job-1"].spec.evaluation
+    assert evaluation.HasField("include_samples") is bool(flags)
+    assert not evaluation.include_samples
+
+
 def test_a_loss_module_is_sent(submit: Callable[..., Any], server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "loss.pt").write_bytes(b"PK loss")
     assert submit("--sparsity", 0.5, "--loss", tmp_path / "loss.pt").code == 0

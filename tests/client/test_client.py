@@ -65,7 +65,7 @@ def test_a_job_from_files_to_result(client: PruningClient, submission: Submissio
     assert (ended.result.verdict, ended.result.sparsity) == (Verdict.PASS, 0.8)
     client.download_artifact(ended.result.model_artifact_id, tmp_path / "pruned.pt")
     assert (tmp_path / "pruned.pt").stat().st_size > 0
-    assert client.report(ended)["schema_version"] == "1.0"
+    assert client.report(ended)["schema_version"] == "1.1"
     kinds = {a.kind for a in client.list_artifacts()}
     assert kinds == {ArtifactKind.TORCHSCRIPT, ArtifactKind.DATASET, ArtifactKind.REPORT}
 

@@ -13,11 +13,13 @@ import pytest
 
 from helpers.stores import (
     FAILURE,
+    FILLINGS,
     MAX_ARTIFACT_BYTES,
     OWNER,
     RETENTION_SECONDS,
     STRANGER,
     UPLOAD_RETENTION_SECONDS,
+    ManualClock,
     OpenStores,
     announce,
     random_bytes,
@@ -27,6 +29,7 @@ from helpers.stores import (
     upload,
 )
 from pruning_server.errors import (
+    CapacityError,
     ChecksumError,
     InvalidArtifactError,
     InvalidRequestError,
@@ -588,3 +591,22 @@ def test_collecting_while_others_upload_loses_nothing(stores: OpenStores) -> Non
         finally:
             done.set()
         collector.result(timeout=10)
+
+
+def test_an_owners_share_of_the_disk(tmp_path: Path) -> None:
+    """What is announced counts from the start; what jobs make counts, and is kept whatever it comes to."""
+    for filling in FILLINGS.values():
+        stores = filling(tmp_path, ManualClock(), max_bytes_per_owner=100)  # type: ignore[call-arg]
+        announce(stores.artifacts, b"a" * 60)
+        with pytest.raises(CapacityError) as caught:
+            announce(stores.artifacts, b"b" * 41)
+        assert (caught.value.reason, caught.value.quota) == (Reason.QUOTA_EXCEEDED, "stored_bytes")
+        assert caught.value.retry_after_seconds is None
+        announce(stores.artifacts, b"b" * 41, owner=STRANGER)
+        announce(stores.artifacts, b"a" * 60)
+        made = tmp_path / "made"
+        made.write_bytes(b"c" * 90)
+        stores.artifacts.put_file(OWNER, ArtifactKind.DATASET, made, "made")
+        with pytest.raises(CapacityError):
+            announce(stores.artifacts, b"d")
+        stores.close()

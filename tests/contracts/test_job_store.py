@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from helpers.stores import FAILURE, OWNER, RESULT, RETENTION_SECONDS, STRANGER, OpenStores, create_job, spec_for
 from pruning_server.errors import (
@@ -23,7 +24,7 @@ from pruning_server.errors import (
 from pruning_server.jobs.events import LogEvent, ProgressEvent, Severity, StateEvent
 from pruning_server.jobs.model import JobState, Progress
 from pruning_server.spec.phases import Phase
-from pruning_server.spec.request import ScalarArgument
+from pruning_server.spec.request import Limits, PruningSpec, ScalarArgument
 
 LINE = LogEvent(severity=Severity.INFO, message="hello")
 HALF = ProgressEvent(progress=Progress(phase=Phase.RECOVER, fraction=0.5, epoch=2, epochs=4, metrics={"loss": 0.25}))
@@ -180,6 +181,88 @@ def test_a_job_whose_device_is_busy_does_not_hold_up_the_others(stores: OpenStor
     claimed = stores.jobs.claim(("cpu",), "server-1")
     assert claimed is not None
     assert claimed[0].job_id == second.job_id
+
+
+def claims(stores: OpenStores, count: int, **options: int) -> list[str]:
+    """The request ids in the order in which jobs start while nothing ends."""
+    found = [stores.jobs.claim(("cpu",), "server-1", **options) for _ in range(count)]
+    return [claim[0].request_id for claim in found if claim is not None]
+
+
+def test_owners_take_turns(stores: OpenStores) -> None:
+    """Who has queued many jobs does not make another one wait for all of them."""
+    for number in range(4):
+        stores.submit(f"a{number}")
+    for number in range(2):
+        stores.submit(f"b{number}", owner=STRANGER)
+    assert claims(stores, 7) == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+def test_who_was_served_longest_ago_is_next(stores: OpenStores) -> None:
+    """Also where nothing runs any more, so that turns are remembered."""
+    for number in range(3):
+        stores.submit(f"a{number}")
+        stores.submit(f"b{number}", owner=STRANGER)
+        stores.submit(f"c{number}", owner="owner-c")
+    order = []
+    while claim := stores.jobs.claim(("cpu",), "server-1"):
+        order.append(claim[0].request_id)
+        stores.jobs.succeed(claim[0].job_id, 1, RESULT)
+    assert order == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
+
+
+def test_an_owner_runs_no_more_than_the_quota_at_a_time(stores: OpenStores) -> None:
+    jobs = [stores.submit(f"a{number}") for number in range(4)]
+    stores.submit("b0", owner=STRANGER)
+    assert claims(stores, 9, max_running_per_owner=2) == ["a0", "b0", "a1"]
+    stores.jobs.request_cancel(OWNER, jobs[0].job_id)
+    assert claims(stores, 9, max_running_per_owner=2) == [], "a worker that is being ended still runs"
+    stores.jobs.succeed(jobs[1].job_id, 1, RESULT)
+    assert claims(stores, 9, max_running_per_owner=2) == ["a2"]
+
+
+def prioritized(priority: int) -> PruningSpec:
+    return structs.replace(spec_for(), limits=Limits(priority=priority))
+
+
+def test_priority_counts_among_an_owners_own_jobs(stores: OpenStores) -> None:
+    for request_id, priority in (("low", -1), ("first", 0), ("second", 0), ("high", 1), ("higher", 10)):
+        stores.submit(request_id, spec=prioritized(priority))
+    stores.submit("b0", owner=STRANGER)
+    assert claims(stores, 9) == ["higher", "b0", "high", "first", "second", "low"]
+
+
+def test_no_job_waits_for_ever_behind_higher_ones(stores: OpenStores) -> None:
+    """A step of priority is worth 100 places: the hundred and first later submission does not overtake."""
+    stores.submit("old")
+    for number in range(102):
+        stores.submit(f"new{number}", spec=prioritized(1))
+    order = claims(stores, 103)
+    assert order.index("old") == 99, "it is overtaken by those that came less than a hundred places later"
+    assert [name for name in order if name != "old"] == [f"new{number}" for number in range(102)]
+
+
+def test_an_owner_queues_no_more_than_the_quota(stores: OpenStores) -> None:
+    for number in range(2):
+        create_job(stores.jobs, f"a{number}", max_queued_per_owner=2)
+    for refuse in (
+        lambda: create_job(stores.jobs, "a2", max_queued_per_owner=2),
+        lambda: stores.jobs.check_capacity(OWNER, 1000, 2),
+    ):
+        with pytest.raises(CapacityError) as caught:
+            refuse()
+        assert (caught.value.reason, caught.value.quota) == (Reason.QUOTA_EXCEEDED, "queued_jobs")
+        assert caught.value.retry_after_seconds
+    create_job(stores.jobs, "b0", owner=STRANGER, max_queued_per_owner=2)
+    assert not create_job(stores.jobs, "a0", max_queued_per_owner=2)[1], "what was accepted stays so"
+    stores.jobs.claim(("cpu",), "server-1")
+    create_job(stores.jobs, "a2", max_queued_per_owner=2)
+
+
+def test_without_an_owner_all_jobs_are_listed(stores: OpenStores) -> None:
+    stores.submit("a0")
+    stores.submit("b0", owner=STRANGER)
+    assert {job.request_id for job in stores.jobs.list(None, frozenset(), {}, 10, "")[0]} == {"a0", "b0"}
 
 
 def test_eight_threads_claim_every_job_once(stores: OpenStores) -> None:

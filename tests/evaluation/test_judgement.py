@@ -18,7 +18,7 @@ from pruning_server.evaluation.judgement import (
 )
 from pruning_server.evaluation.paired import mcnemar_exact, tango_interval
 from pruning_server.spec.base import to_json
-from pruning_server.spec.report import AccuracySection, GeneralizationSection
+from pruning_server.spec.report_accuracy import AccuracySection, GeneralizationSection, PairedNumber
 from pruning_server.spec.request import Verdict
 
 
@@ -49,9 +49,9 @@ def test_the_accuracy_section() -> None:
     assert accuracy.interval == (interval.low, interval.high)
     assert accuracy.interval_method == "tango"
     assert accuracy.mcnemar_p == mcnemar_exact(7, 2)
-    assert accuracy.loss["original"] == pytest.approx(43 / 250)
-    assert accuracy.loss["delta"] == pytest.approx(0.5 + 5 / 250)
-    assert accuracy.loss["interval"][0] < accuracy.loss["delta"] < accuracy.loss["interval"][1]
+    assert accuracy.loss.original == pytest.approx(43 / 250)
+    assert accuracy.loss.delta == pytest.approx(0.5 + 5 / 250)
+    assert accuracy.loss.interval[0] < accuracy.loss.delta < accuracy.loss.interval[1]
 
 
 def test_other_metrics_get_no_counts() -> None:
@@ -61,7 +61,7 @@ def test_other_metrics_get_no_counts() -> None:
     assert (accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.mcnemar_p) == (None, None, None)
     assert accuracy.interval_method == "bootstrap bca"
     assert accuracy.interval[0] < accuracy.delta < accuracy.interval[1]
-    assert set(accuracy.loss.values()) == {None}
+    assert accuracy.loss == PairedNumber()
 
 
 def test_groups_are_resampled_whole_and_take_mcnemar_away() -> None:
@@ -164,13 +164,13 @@ def test_one_group_says_nothing() -> None:
 def test_losses_that_are_no_numbers_stay_out_of_the_json() -> None:
     values = PairedValues(np.ones(3), np.ones(3), np.zeros(3), np.array([0.0, np.inf, 1.0]))
     accuracy, _ = judge(values)
-    assert (accuracy.loss["original"], accuracy.loss["pruned"], accuracy.loss["interval"]) == (0.0, None, None)
+    assert (accuracy.loss.original, accuracy.loss.pruned, accuracy.loss.interval) == (0.0, None, None)
     json.loads(to_json(accuracy))
 
 
 def test_the_same_losses_have_no_interval_to_speak_of() -> None:
     accuracy, _ = judge(PairedValues(np.ones(40), np.ones(40), np.full(40, 0.3), np.full(40, 0.3)))
-    assert accuracy.loss["interval"] == [0.0, 0.0]
+    assert accuracy.loss.interval == (0.0, 0.0)
 
 
 def test_agreement_says_what_it_cannot_see() -> None:

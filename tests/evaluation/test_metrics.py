@@ -67,7 +67,7 @@ def test_r2_stays_a_number() -> None:
 def test_elements_of_a_map_first_axis() -> None:
     outputs, targets = rng.normal(size=(5, 3, 4, 6)), rng.integers(3, size=(5, 4, 6))
     targets[0, :2] = -100
-    metric = choose_metric(Task.SEGMENTATION, (3, 4, 6), (4, 6))
+    metric = choose_metric(Task.SEGMENTATION, (3, 4, 6), class_axis=1)
     right = outputs.argmax(axis=1) == targets
     values = metric.per_sample(outputs, targets, outputs)
     assert values[1:] == pytest.approx(right[1:].reshape(4, -1).mean(axis=1))
@@ -79,21 +79,28 @@ def test_elements_of_a_map_first_axis() -> None:
 def test_tokens_with_classes_on_either_axis(task: Task) -> None:
     outputs, targets = rng.normal(size=(5, 7, 11)), rng.integers(11, size=(5, 7))
     wanted = (outputs.argmax(axis=2) == targets).mean(axis=1)
-    last = choose_metric(task, (7, 11), (7,)).per_sample(outputs, targets, outputs)
-    first = choose_metric(task, (11, 7), (7,)).per_sample(outputs.transpose(0, 2, 1), targets, outputs)
+    last = choose_metric(task, (7, 11), class_axis=2).per_sample(outputs, targets, outputs)
+    first = choose_metric(task, (11, 7), class_axis=1).per_sample(outputs.transpose(0, 2, 1), targets, outputs)
     assert last == pytest.approx(wanted)
     assert first == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("target_shape", [(5,), None])
-def test_targets_that_do_not_fit_elements(target_shape: tuple[int, ...] | None) -> None:
-    with pytest.raises(JobFailureError, match="class number") as failed:
-        choose_metric(Task.SEGMENTATION, (3, 4, 6), target_shape)
-    assert failed.value.reason is Reason.DATASET_TARGETS
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_elements_that_are_yes_or_no(threshold: float) -> None:
+    outputs, targets = rng.normal(size=(5, 1, 4, 6)), rng.integers(2, size=(5, 4, 6))
+    targets[:, 0] = -100
+    metric = choose_metric(Task.SEGMENTATION, (1, 4, 6), threshold=threshold)
+    right = (outputs[:, 0] > threshold) == targets
+    assert metric.per_sample(outputs, targets, outputs) == pytest.approx(right[:, 1:].reshape(5, -1).mean(axis=1))
+
+
+def test_the_next_token_of_a_sample() -> None:
+    metric = choose_metric(Task.LANGUAGE_MODELLING, (4,), class_axis=1)
+    assert (metric.name, metric.is_binary) == ("accuracy", True)
 
 
 def test_nothing_counts_in_a_sample() -> None:
-    metric = choose_metric(Task.SEGMENTATION, (2, 3), (3,))
+    metric = choose_metric(Task.SEGMENTATION, (2, 3), class_axis=1)
     assert metric.per_sample(np.ones((1, 2, 3)), np.full((1, 3), -100), np.ones(1)).tolist() == [1.0]
 
 

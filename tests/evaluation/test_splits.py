@@ -295,3 +295,59 @@ def test_sizes_add_up(count: int, shares: SplitFractions) -> None:
     sizes = share_out(count, [shares.fit, shares.select, shares.report], [1, 1, 2])
     assert sum(sizes) == count
     assert min(sizes[0], sizes[1], sizes[2] - 1) >= 1
+
+
+def places_of(splits: Splits, count: int) -> np.ndarray:
+    """[N] which part each sample is in."""
+    places = np.full(count, -1)
+    for place, part in enumerate(PARTS):
+        places[getattr(splits, part)] = place
+    return places
+
+
+@pytest.mark.parametrize("row", [0, 137, 599])
+def test_one_label_moves_a_few_samples_and_not_the_split(row: int) -> None:
+    """The labels of the report part are part of the labels: what they can change of the split must be small."""
+    rng = np.random.default_rng(3)
+    inputs, labels = (rng.normal(size=(600, 4)),), rng.integers(0, 3, size=600)
+    other = labels.copy()
+    other[row] = (labels[row] + 1) % 3
+    found = [
+        places_of(
+            split_dataset(
+                inputs, one, groups=None, marks=None, fractions=SplitFractions(), seed=5, task=Task.CLASSIFICATION
+            ),
+            600,
+        )
+        for one in (labels, other)
+    ]
+    # Each class may pass one sample on at each of the two borders between parts, and the sample itself moves.
+    assert int((found[0] != found[1]).sum()) <= 3 * 2 * 2 + 1
+
+
+@pytest.mark.parametrize("marks", [None, np.repeat(np.array([0, 1, 2], np.uint8), [60, 20, 20])])
+def test_targets_that_are_all_the_same_are_told(marks: np.ndarray | None) -> None:
+    inputs = (np.random.default_rng(0).normal(size=(100, 4)),)
+    for targets, task in ((np.full(100, 7), Task.CLASSIFICATION), (np.full((100, 2), 0.5), Task.REGRESSION)):
+        splits = split_dataset(inputs, targets, groups=None, marks=marks, fractions=SplitFractions(), seed=0, task=task)
+        assert any("all 100 targets of the set are the same" in warning for warning in splits.warnings)
+
+
+def test_a_report_part_with_one_label_is_told() -> None:
+    inputs = (np.random.default_rng(0).normal(size=(100, 4)),)
+    marks = np.repeat(np.array([0, 1, 2], np.uint8), [60, 20, 20])
+    targets = np.where(marks == 2, 1, np.arange(100) % 3)
+    splits = split_dataset(
+        inputs, targets, groups=None, marks=marks, fractions=SplitFractions(), seed=0, task=Task.CLASSIFICATION
+    )
+    assert any("all 20 targets of the report part are the same (1)" in warning for warning in splits.warnings)
+    mixed = split_dataset(
+        inputs,
+        np.arange(100) % 3,
+        groups=None,
+        marks=marks,
+        fractions=SplitFractions(),
+        seed=0,
+        task=Task.CLASSIFICATION,
+    )
+    assert not any("the same" in warning for warning in mixed.warnings)

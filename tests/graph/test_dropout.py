@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_server.graph.dropout import scale_dropout
+from pruning_server.graph.dropout import DropoutRates, scale_dropout, set_dropout
 from pruning_server.graph.training import enable_training
 
 
@@ -79,3 +79,64 @@ def test_what_is_dropped_at_inference_too_stays() -> None:
 
     module = torch.jit.script(Noisy())
     assert scale_dropout(module, {"linear.weight": 0.25})[1] == 0
+
+
+def test_a_rate_that_is_asked_for_is_that_of_every_dropout() -> None:
+    for way in ("scripted", "traced"):
+        module = enable_training(archive(way)).module
+        found = set_dropout(module, 0.125)
+        assert (found.layers, found.unset) == (2, 0)
+        assert rates(found.module) == pytest.approx([0.125, 0.125])
+        assert rates(module) == pytest.approx([0.4, 0.5])
+        inputs = torch.randn(3, 4)
+        torch.testing.assert_close(found.module.eval()(inputs), module.eval()(inputs))
+
+
+def test_a_rate_of_zero_switches_dropout_off() -> None:
+    found = set_dropout(torch.jit.script(net()), 0.0)
+    inputs = torch.randn(5, 4)
+    torch.testing.assert_close(found.module.train()(inputs), found.module.eval()(inputs))
+
+
+def test_a_model_without_dropout_is_left_as_it_is() -> None:
+    module = torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.0)))
+    assert set_dropout(module, 0.5) == DropoutRates(module, 0, 0)
+
+
+class Recurrent(nn.Module):
+    """Two layers, with dropout between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(3, 4, num_layers=2, dropout=0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns [T, N, 4]."""
+        return self.cell(x)[0]
+
+
+def test_stacks_of_recurrent_layers_drop_between_them() -> None:
+    found = set_dropout(torch.jit.script(Recurrent()), 0.0)
+    assert found.layers == 1
+    inputs = torch.randn(5, 2, 3)
+    torch.testing.assert_close(found.module.train()(inputs), found.module.eval()(inputs))
+
+
+class Computed(nn.Module):
+    """A rate that does not stand in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rate", torch.tensor(0.5))
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns [N, 2]."""
+        return nn.functional.dropout(self.linear(x), float(self.rate), self.training)
+
+
+def test_a_computed_rate_stays_and_is_told() -> None:
+    module = torch.jit.script(Computed())
+    found = set_dropout(module, 0.5)
+    assert (found.module, found.layers) == (module, 0)
+    assert found.unset > 0

@@ -32,7 +32,7 @@ def example_report(job_id: str = "job-1", verdict: str = "PASS") -> dict[str, An
     latency = {"p50": 0.002, "p95": 0.003, "batch": 32, "device": "cpu", "threads": 2, "runs": 20}
     cost = {"parameters": 1000, "nonzero_parameters": 1000, "macs": 5000, "bytes": 8000, "latency_seconds": latency}
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "job": {"job_id": job_id},
         "model": {"original_sha256": "a" * 64, "original_bytes": 8000, "pruned_bytes": 3000, "kind": "torchscript"},
         "data": {"samples": 300, "splits": {"fit": 180, "select": 45, "report": 75}, "warnings": ["few samples"]},

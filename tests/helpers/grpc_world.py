@@ -24,11 +24,13 @@ from pruning_api.v1 import (
     pruning_job_service_pb2_grpc,
     spec_pb2,
 )
+from pruning_server.jobs.access import TlsFiles
+from pruning_server.jobs.fetching import UriResolver
 from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.ports import CancelToken, Inspector
 from pruning_server.jobs.service import JobLimits, JobService
 from pruning_server.service.jobs import ServerFacts
-from pruning_server.service.server import CallLimits, GrpcServer, Parts, TlsFiles
+from pruning_server.service.server import Access, CallLimits, GrpcServer, Parts
 from pruning_server.spec.inspection import Inspection, InspectionRequest
 
 FACTS = ServerFacts(
@@ -64,13 +66,16 @@ class GrpcWorld:
         *,
         running: bool = False,
         limits: CallLimits | None = None,
-        tls: TlsFiles | None = None,
+        tls: TlsFiles | Callable[[], TlsFiles] | None = None,
         address: str = "127.0.0.1:0",
         inspect: Callable[[World], Inspector] | None = None,
+        access: Access | None = None,
+        uris: Callable[[World], UriResolver] | None = None,
     ) -> None:
         self.world = World(folder)
         self.scheduler = self.world.scheduler()
         self._running = running
+        resolver = None if uris is None else uris(self.world)
         self.jobs_service = JobService(
             store=self.world.store,
             artifacts=self.world.artifacts,
@@ -81,10 +86,13 @@ class GrpcWorld:
             metrics=self.world.metrics,
             clock=self.world.clock,
             limits=JobLimits(queue_capacity=FACTS.queue_capacity_jobs, memory_bytes=MEMORY_BYTES),
+            uris=resolver,
         )
         parts = Parts(
             self.jobs_service,
-            InspectionService(self.world.artifacts, UnusedInspector() if inspect is None else inspect(self.world)),
+            InspectionService(
+                self.world.artifacts, UnusedInspector() if inspect is None else inspect(self.world), resolver
+            ),
             self.world.artifacts,
             self.world.metrics,
             self.world.metrics,
@@ -92,7 +100,8 @@ class GrpcWorld:
             FACTS,
         )
         try:
-            self.server = GrpcServer(parts, address, tls=tls, limits=limits)
+            source = tls if tls is None or callable(tls) else lambda: tls
+            self.server = GrpcServer(parts, address, tls=source, limits=limits, access=access)
         except BaseException:
             self.world.close()
             raise

@@ -109,7 +109,7 @@ class RecordingMetrics:
             return [arguments for called, arguments in self.calls if called == name]
 
     @contextmanager
-    def transfer(self, direction: str) -> Iterator[Callable[[int], None]]:
+    def transfer(self, direction: str, transport: str = "grpc") -> Iterator[Callable[[int], None]]:
         yield lambda count: self.calls.append((direction, (count,)))
 
     def phases(self) -> list[Phase]:

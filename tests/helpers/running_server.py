@@ -12,6 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from helpers import sandboxing
+
+MODULE = ("-m", "pruning_server")
+
 
 class RunningServer:
     """Starts `python -m pruning_server` on a data folder; a context manager that stops it.
@@ -24,7 +28,7 @@ class RunningServer:
         data_dir: Path,
         *flags: str,
         start_timeout_seconds: float = 30.0,
-        program: tuple[str, ...] = ("-m", "pruning_server"),
+        program: tuple[str, ...] = MODULE,
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
@@ -42,7 +46,7 @@ class RunningServer:
             self.process = subprocess.Popen(
                 [
                     sys.executable, *self._program, "--data-dir", str(self.data_dir),
-                    "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0", "--insecure-no-sandbox",
+                    "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0", *self._sandbox_flags(),
                     *self._flags,
                 ],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment,
@@ -58,6 +62,10 @@ class RunningServer:
         ready = json.loads(line)
         self.address, self.metrics_address = ready["address"], ready["metrics_address"]
         return self
+
+    def _sandbox_flags(self) -> tuple[str, ...]:
+        """Inside the sandbox wherever there is one; stand-ins for workers cannot be put there."""
+        return sandboxing.flags() if self._program == MODULE else ("--insecure-no-sandbox",)
 
     @property
     def pid(self) -> int:

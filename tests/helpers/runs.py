@@ -189,6 +189,21 @@ class Ran:
         return json.loads((self.root / REPORT_FILE).read_bytes())
 
     @property
+    def rungs(self) -> dict[str, dict[str, Any]]:
+        """What recovery tried, by name."""
+        return {rung["name"]: rung for rung in self.report["strategy"]["recovery"]["rungs"]}
+
+    def require_recovered(self, most: float = 0.95) -> None:
+        """Gradient steps were taken, and what is delivered loses clearly less on select than the pruned model did.
+
+        Which rung won is left open: two good ones may be closer than the rounding of two processors lets them be.
+        """
+        rungs = self.rungs
+        kept, nothing = rungs[self.report["strategy"]["recovery"]["kept"]], rungs["nothing"]
+        assert rungs["fine_tuning"]["gradient_steps"] > 0
+        assert kept["loss"] < most * nothing["loss"]
+
+    @property
     def pruned(self) -> torch.jit.ScriptModule:
         """The pruned model, loaded by torch alone."""
         assert isinstance(self.last, RunSucceeded), self.last

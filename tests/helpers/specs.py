@@ -24,6 +24,7 @@ from pruning_server.spec.request import (
     PruningSpec,
     Recovery,
     RiskCondition,
+    Robustness,
     ScalarArgument,
     Scope,
     SplitFractions,
@@ -105,6 +106,8 @@ evaluations = st.builds(
     split=splits,
     latency_batch_size=uint32,
     batch_size=st.none() | uint32,
+    robustness=st.sampled_from(Robustness),
+    include_samples=st.booleans(),
 )
 arguments = st.builds(
     ScalarArgument,
@@ -125,6 +128,7 @@ pruning_specs = st.builds(
         learning_rate=st.none() | numbers,
         batch_size=st.none() | uint32,
         weight_decay=numbers,
+        dropout=st.none() | numbers,
     ),
     recovery=st.builds(Recovery, disabled=st.booleans()),
     evaluation=evaluations,

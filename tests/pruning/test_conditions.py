@@ -29,6 +29,7 @@ from pruning_server.pruning.conditions.problem import HarmTest, Problem
 from pruning_server.pruning.conditions.weights import plan_weights
 from pruning_server.pruning.evidence import SampleScores
 from pruning_server.pruning.features.base import GradientMoments, Layer
+from pruning_server.pruning.features.relations import correlations
 from pruning_server.pruning.values import PruningPlan, ScoredInput, StructuralInput, StructuralPlan
 from pruning_server.spec.condition import parse_condition
 from pruning_server.spec.report_strategy import ConditionalDetails
@@ -408,6 +409,37 @@ def test_the_intercept_goes_into_the_bias() -> None:
     assert abs(pair.intercept) > 1
     assert set(plan.updates) == {"2.weight", "2.bias"}
     assert world.error_after(plan) < 1e-5
+
+
+class ReadsTwice(nn.Module):
+    """Another op reads the bias that would take a twin's constant over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+        with torch.no_grad():
+            self.first.weight[4] = -3 * self.first.weight[2]
+            self.first.bias[4] = 5.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x)) + torch.tanh(self.last.bias)
+
+
+def test_a_bias_that_other_ops_read_takes_no_constants_over() -> None:
+    plan = world_of(ReadsTwice().eval()).plan("activation_correlation > 0.9999")
+    assert details(plan).merged
+    assert set(plan.updates) == {"last.weight"}
+    assert any("no bias takes constants over in last.weight" in note for note in plan.notes)
+
+
+def test_of_two_twins_each_is_as_like_the_other() -> None:
+    covariance = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariance = covariance @ covariance.T
+    # As another processor's product would be.
+    rounded = covariance * (1 + 1e-15 * torch.randn(6, 6, generator=torch.Generator().manual_seed(1)).double())
+    found = correlations(rounded).nan_to_num()
+    assert torch.equal(found, found.T)
 
 
 class Images(nn.Module):

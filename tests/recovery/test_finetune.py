@@ -12,10 +12,10 @@ import torch
 
 from helpers.lessons import TensorData
 from pruning_server.recovery.augmentation import Augmentation
-from pruning_server.recovery.finetune import NORMALIZED_RECIPES, TRIED_SHARE, fine_tune
+from pruning_server.recovery.finetune import MIN_TRIAL_STEPS, NORMALIZED_RECIPES, TRIED_SHARE, fine_tune
 from pruning_server.recovery.optimizer import Rule
 from pruning_server.recovery.ports import Batch
-from pruning_server.recovery.schedule import TrainingPlan
+from pruning_server.recovery.schedule import TARGET_STEPS, TrainingPlan
 from pruning_server.recovery.trainer import Recipe, Trainer, steps_per_epoch
 
 
@@ -24,13 +24,38 @@ def plan(**changes: object) -> TrainingPlan:
     return dataclasses.replace(base, **changes)
 
 
-@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 200), (1, 64), (2, 32), (10, 16)])
-def test_trying_rates_costs_a_share_of_the_training(epochs: int, batch_size: int, classroom: Callable) -> None:
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 200), (1, 64), (2, 32)])
+def test_a_short_training_is_run_whole_at_every_rate(epochs: int, batch_size: int, classroom: Callable) -> None:
     room = classroom(plan=plan(epochs=epochs, batch_size=batch_size))
     asked = epochs * steps_per_epoch(room.lesson)
-    tuned = fine_tune(room.lesson, room.lesson.judge())
-    assert asked <= tuned.steps <= asked * (1 + TRIED_SHARE)
+    fractions: list[float] = []
+    lesson = dataclasses.replace(room.lesson, progress=lambda *, fraction, **_: fractions.append(fraction))
+    start = room.lesson.judge()
+    tuned = fine_tune(lesson, start)
+    assert tuned.steps == asked * len(NORMALIZED_RECIPES) <= TARGET_STEPS
     assert len(tuned.history) == epochs
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
+    for recipe in NORMALIZED_RECIPES:
+        alone = classroom(plan=plan(epochs=epochs, batch_size=batch_size))
+        trainer = Trainer(alone.lesson, recipe, asked)
+        generator = np.random.default_rng(0)
+        torch.manual_seed(0)
+        for _ in range(epochs):
+            trainer.epoch(generator)
+        alone.lesson.student.eval()
+        assert not alone.lesson.judge().beats(tuned.score), recipe
+
+
+@pytest.mark.parametrize(("epochs", "affordable"), [(1, 1), (60, 60)])
+def test_rehearsals_of_longer_or_dearer_trainings_are_bounded(
+    epochs: int, affordable: int, classroom: Callable
+) -> None:
+    room = classroom(plan=plan(epochs=epochs, batch_size=16, affordable_epochs=affordable))
+    asked = epochs * steps_per_epoch(room.lesson)
+    tuned = fine_tune(room.lesson, room.lesson.judge())
+    count = len(NORMALIZED_RECIPES)
+    assert asked < tuned.steps <= asked + max(asked * TRIED_SHARE, count * min(asked, MIN_TRIAL_STEPS))
 
 
 def test_a_found_rate_is_one_of_those_tried_and_a_given_one_is_taken(classroom: Callable) -> None:

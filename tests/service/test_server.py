@@ -15,8 +15,9 @@ from helpers.grpc_world import GrpcWorld, messages
 from helpers.processes import wait_until
 from pruning_api.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 from pruning_server.errors import CapacityError, InvalidRequestError
+from pruning_server.jobs.access import TlsFiles
 from pruning_server.service.limits import CallGroup
-from pruning_server.service.server import SERVICES, CallLimits, TlsFiles
+from pruning_server.service.server import SERVICES, CallLimits
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -113,12 +114,24 @@ def test_calls_of_limited_kinds_leave_threads_for_others() -> None:
 def test_a_group_gives_its_places_back() -> None:
     group = CallGroup("tests", 1, retry_after_seconds=3.0)
     for _ in range(3):
-        with group.slot(), pytest.raises(CapacityError) as caught, group.slot():
+        with group.slot("a"), pytest.raises(CapacityError) as caught, group.slot("b"):
             pass
         assert caught.value.retry_after_seconds == 3.0
-    with pytest.raises(KeyError), group.slot():
+    with pytest.raises(KeyError), group.slot("a"):
         raise KeyError
-    with group.slot():
+    with group.slot("a"):
+        pass
+
+
+def test_one_caller_gets_its_share_of_a_group_only() -> None:
+    group = CallGroup("tests", 3, retry_after_seconds=3.0, per_caller=2)
+    with group.slot("a"), group.slot("a"):
+        with pytest.raises(CapacityError, match="one caller 2") as caught, group.slot("a"):
+            pass
+        assert (caught.value.quota, caught.value.retry_after_seconds) == ("tests", 3.0)
+        with group.slot("b"), pytest.raises(CapacityError, match="3 tests at a time"), group.slot("c"):
+            pass
+    with group.slot("a"):
         pass
 
 

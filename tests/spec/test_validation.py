@@ -400,7 +400,6 @@ def test_what_only_static_pruning_does(strategy: Any, kind: TargetKind, feature:
     ("fields", "advice"),
     [
         (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "with head give latency_ratio or macs_ratio or .*sparsity, or for threshold ask for granularity weight"),
-        ({"task": Task.SEGMENTATION}, "in this version$"),
     ],
 )  # fmt: skip
 def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advice: str) -> None:
@@ -413,8 +412,6 @@ def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advi
     [
         (structural(Granularity.CHANNEL, TargetKind.THRESHOLD, 0.5), "threshold target with channel granularity"),
         (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "threshold target with head granularity"),
-        ({"task": Task.SEGMENTATION}, "segmentation task"),
-        ({"task": Task.LANGUAGE_MODELLING}, "language_modelling task"),
     ],
 )
 def test_what_is_not_implemented_is_named(fields: dict[str, Any], name: str) -> None:
@@ -490,3 +487,8 @@ def test_no_problem_is_no_error() -> None:
 def test_unknown_fields_of_a_stored_request_are_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         from_json(to_json(good_spec())[:-1] + b',"surprise":1}', PruningSpec)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_every_task_is_implemented(task: Task) -> None:
+    check_implemented(good_spec(task=task))

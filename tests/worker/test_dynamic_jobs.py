@@ -153,6 +153,10 @@ def test_the_report_follows_the_schedule(schedule: str, prune: Callable[..., Ran
     assert moved == ({True, False} if schedule == "rigl" else {False})
     told = [m.progress for m in ran.messages if isinstance(m, ProgressMade) and m.progress.phase is Phase.PLAN]
     assert {one.epoch for one in told if one.epochs == 2} >= {1, 2}
+    fractions = [one.fraction for one in told]
+    assert fractions == sorted(fractions)
+    # The bar moves between the ends of epochs, too.
+    assert len({one.fraction for one in told if one.epoch == 1}) >= 2
 
 
 @pytest.mark.parametrize("way", ["traced", "frozen"])

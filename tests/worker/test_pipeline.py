@@ -30,6 +30,8 @@ from pruning_server.spec.request import (
 )
 
 WAYS = ["scripted", "traced", "frozen"]
+# Enough to win back more than the rounding of a processor can take away.
+LONG = FineTune(epochs=6, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +211,7 @@ def test_half_precision(dtype: torch.dtype, way: str, table: dict[str, np.ndarra
     ran = prune(model, table, target=sparsity(0.7), fine_tune=FineTune(epochs=4, learning_rate=3e-3))
     assert ran.report["data"]["inputs"][0]["fed_as"].startswith(str(dtype).removeprefix("torch."))
     assert ran.pruned.eval()(torch.zeros(1, 8, dtype=dtype)).dtype == dtype
-    recovery = {rung["name"]: rung for rung in ran.report["strategy"]["recovery"]["select"]}
-    assert recovery["fine_tuning"]["loss"] < recovery["nothing"]["loss"]
+    ran.require_recovered()
     # Constants of a frozen archive cannot be widened, so that it is trained as it is.
     assert any("in float32" in note for note in ran.report["strategy"]["notes"]) == (way != "frozen")
     ran.check()
@@ -218,8 +219,9 @@ def test_half_precision(dtype: torch.dtype, way: str, table: dict[str, np.ndarra
 
 def test_weights_are_trained_where_the_archive_wants_no_gradient(table: dict[str, np.ndarray], prune: Callable) -> None:
     net = fitted(mlp(), *table_data()).requires_grad_(requires_grad=False)
-    ran = prune(zoo.scripted(net), table, target=sparsity(0.8))
+    ran = prune(zoo.scripted(net), table, target=sparsity(0.8), fine_tune=LONG)
     assert ran.report["strategy"]["recovery"]["kept"] == "fine_tuning"
+    ran.require_recovered()
     assert not any(parameter.requires_grad for parameter in ran.pruned.parameters())
 
 
@@ -247,10 +249,10 @@ def test_losses_and_tasks(
         data["targets"] = {
             "labels": labels, "one_hot": np.eye(3, dtype=np.float32)[labels], "column": labels[:, None].astype(np.int32)
         }[targets]  # fmt: skip
-    ran = prune(zoo.scripted(fitted(mlp(), *table_data(), epochs=5)), data, target=sparsity(0.6), loss=loss)
+    model = zoo.scripted(fitted(mlp(), *table_data(), epochs=5))
+    ran = prune(model, data, target=sparsity(0.6), loss=loss, fine_tune=LONG)
     assert ran.report["data"]["task"] == task
-    recovery = {rung["name"]: rung for rung in ran.report["strategy"]["recovery"]["select"]}
-    assert recovery["fine_tuning"]["loss"] <= recovery["nothing"]["loss"]
+    ran.require_recovered()
     if task == "agreement":
         assert ran.report["accuracy"]["original"] == 1.0
 
@@ -270,10 +272,10 @@ def test_a_loss_module_of_the_caller(table: dict[str, np.ndarray], prune: Callab
         target=sparsity(0.6),
         task=Task.REGRESSION,
         loss_module=torch.jit.script(Huber()),
+        fine_tune=LONG,
     )
     assert ran.report["data"]["loss"] == "module"
-    recovery = {rung["name"]: rung for rung in ran.report["strategy"]["recovery"]["select"]}
-    assert recovery["fine_tuning"]["loss"] <= recovery["nothing"]["loss"]
+    ran.require_recovered()
 
 
 def test_scope_layer_and_excluded_layers(table: dict[str, np.ndarray], prune: Callable) -> None:

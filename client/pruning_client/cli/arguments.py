@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from pruning_client.cli import types
+from pruning_client.cli.verify_arguments import add_grid
 from pruning_client.connection import DEFAULT_SERVER
 from pruning_client.errors import BadInputError
-from pruning_client.spec import Layout, Loss, Scope, Task
+from pruning_client.spec import Layout, Loss, Robustness, Scope, Task
 
 _EPILOG = """\
 exit codes: 0 succeeded, 1 the job failed or the required verdict was not reached, 2 bad usage or bad input,
@@ -75,6 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     _add_submit(add("submit", "send a model and data, prune, and fetch the result"))
+    verify = add("verify-generalization", "tell loss to lowered dropout from loss to the parameters removed: a grid of jobs")
+    add_grid(verify)
+    _add_strategy(verify, default="static")
+    _add_run(verify)
+    _add_data(verify)
+    _add_client(verify)
     _add_inspect(add("inspect", "show what could be pruned in a model, and what is frozen and why"))
     _add_client(add("jobs", "list all jobs, newest first"))
     for name, help_text in (
@@ -113,6 +120,8 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
         help="the server (default: $PRUNING_SERVER, else %(default)s)",
     )
     group.add_argument("--tls-ca", metavar="FILE", type=Path, help="CA that signed the server's certificate (PEM)")
+    group.add_argument("--tls-cert", metavar="FILE", type=Path, help="your certificate, where the server wants one (PEM)")
+    group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of your certificate (PEM)")
     group.add_argument("--token-file", metavar="FILE", type=Path, help="file with the token to show to the server")
 
 
@@ -136,6 +145,12 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     _add_strategy(parser)
     _add_run(parser)
+    parser.add_argument(
+        "--dropout",
+        metavar="P",
+        type=types.number_in(0, 1, high_open=True),
+        help="rate of every dropout while fine-tuning (default: the model's own, lowered with pruning)",
+    )
     _add_data(parser)
     verdict = parser.add_argument_group("verdict")
     verdict.add_argument(
@@ -146,6 +161,16 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     )
     verdict.add_argument(
         "--require-verdict", metavar="PASS", type=str.upper, choices=("PASS",), help="else the job fails (exit code 1)"
+    )
+    verdict.add_argument(
+        "--robustness",
+        choices=tuple(Robustness),
+        help="harder inputs that both models are compared on (default: all); docs/robustness.md",
+    )
+    verdict.add_argument(
+        "--no-samples",
+        action="store_true",
+        help="keep single samples out of the report: their targets, predictions and small pictures",
     )
     _add_client(parser)
     parser.add_argument("--no-wait", action="store_true", help="exit once the job is accepted")
@@ -168,12 +193,13 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--max-accuracy-drop", metavar="D", type=fraction, help="smallest model within this drop")
 
 
-def _add_strategy(parser: argparse.ArgumentParser) -> None:
+def _add_strategy(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
     group = parser.add_argument_group("strategy")
     group.add_argument(
         "--strategy",
         choices=("static", "dynamic", "conditional"),
-        required=True,
+        required=default is None,
+        default=default,
         help="static: once; dynamic: while it is fine-tuned; conditional: where a condition holds",
     )
     group.add_argument(
@@ -213,6 +239,11 @@ def _add_strategy(parser: argparse.ArgumentParser) -> None:
         "--condition",
         metavar="EXPR",
         help="conditional: a comparison over features, e.g. 'weight_correlation > 0.95'; docs/conditions.md",
+    )
+    group.add_argument(
+        "--correction",
+        choices=("holm", "benjamini-hochberg"),
+        help="conditional: how p_harm is corrected for being tested often (default: holm); docs/conditions.md",
     )
     group.add_argument(
         "--risk",
@@ -263,6 +294,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=types.number_in(0, 10**9, low_open=True),
         help="the job's own deadline, from its start (default: the server's)",
     )
+    group.add_argument(
+        "--priority",
+        metavar="N",
+        type=types.integer_from(-10, 10),
+        default=0,
+        help="among your own waiting jobs, from -10 to 10; higher goes first (default: 0)",
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -303,6 +341,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
+        "--dynamic-axes",
+        metavar="[INPUT:]AXES",
+        type=types.dynamic_axes,
+        action="append",
+        default=[],
+        help="axes of any length, such as 2,3 for height and width: checked at a second length too; again for more inputs",
+    )
+    group.add_argument(
         "--arg",
         metavar="1=16000",
         type=types.scalar_argument,
@@ -321,7 +367,8 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="inputs",
-        help="shape of an input of forward; again for more (default: as traced, or inferred)",
+        help="shape of an input of forward, ? behind a size of any length (1x3x64?x64?); again for more (default: as traced,"
+        " or inferred)",
     )
     parser.add_argument(
         "--samples",

@@ -29,25 +29,26 @@ class WantedFiles:
         """Checks that all of them can be written, and the page rendered.
 
         Raises:
-            BadInputError: one cannot, or jinja2 is missing.
+            BadInputError: one cannot, or the extra [report] is missing.
         """
         named = [("-o", self.model), ("--report", self.report), ("--html", self.html)]
         check_outputs([(flag, path) for flag, path in named if path is not None], inputs)
         if self.html is not None:
-            require_jinja2()
+            require_report_extra()
 
 
-def require_jinja2() -> None:
+def require_report_extra() -> None:
     """Checks that pages can be rendered.
 
     Raises:
-        BadInputError: jinja2 is missing.
+        BadInputError: jinja2 or matplotlib is missing.
     """
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
-    except ImportError:
+        import matplotlib as mpl  # noqa: F401, PLC0415 - likewise
+    except ImportError as error:
         raise BadInputError(
-            "an HTML page needs jinja2: pip install 'pruning-service[report]'", reason="EXTRA_MISSING"
+            f"an HTML page needs {error.name}: pip install 'pruning-service[report]'", reason="EXTRA_MISSING"
         ) from None
 
 

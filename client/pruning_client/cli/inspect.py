@@ -12,7 +12,7 @@ from pruning_client.cli.exit_codes import ExitCode
 from pruning_client.cli.output import Output
 from pruning_client.cli.paths import check_readable
 from pruning_client.cli.progress import open_progress
-from pruning_client.cli.request import arguments_by_position
+from pruning_client.cli.request import arguments_by_position, axes_by_input
 from pruning_client.errors import BadInputError
 from pruning_client.spec import StoredArtifact
 from pruning_client.values import ArtifactKind, Inspection
@@ -30,6 +30,8 @@ def run_inspect(options: Namespace, output: Output) -> ExitCode:
         if options.inputs:
             raise BadInputError("--samples and --input exclude each other; give one of the two")
     arguments = arguments_by_position(options.arg)
+    marked = [(position, free) for position, (_, free) in enumerate(options.inputs) if free]
+    axes = axes_by_input([*marked, *options.dynamic_axes])
     with connect(options) as client:
         with open_progress(output.stderr) as view:
             artifact = client.upload_artifact(
@@ -39,7 +41,13 @@ def run_inspect(options: Namespace, output: Output) -> ExitCode:
             )
             view.note("inspecting: the server runs the model and follows its channels")
         source = StoredArtifact(artifact.artifact_id, artifact.sha256)
-        inspection = client.inspect(source, samples=options.samples, inputs=options.inputs, arguments=arguments)
+        inspection = client.inspect(
+            source,
+            samples=options.samples,
+            inputs=[spec for spec, _ in options.inputs],
+            arguments=arguments,
+            dynamic_axes=axes,
+        )
     found = dataclasses.asdict(inspection)
     output.answer(
         {
@@ -49,6 +57,7 @@ def run_inspect(options: Namespace, output: Output) -> ExitCode:
                 "sha256": artifact.sha256,
                 "bytes": artifact.size_bytes,
                 "inputs": found["inputs"],
+                "notes": found["notes"],
             },
             "layers": found["layers"],
             "groups": found["groups"],
@@ -72,6 +81,8 @@ def _print(inspection: Inspection, output: Output, *, chosen: bool) -> None:
     _layers(inspection, output)
     _groups(inspection, output)
     _frozen(inspection, output)
+    for note in inspection.notes:
+        output.line(note)
 
 
 def _layers(inspection: Inspection, output: Output) -> None:

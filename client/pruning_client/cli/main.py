@@ -52,6 +52,10 @@ def _command(name: str) -> Command:
         from pruning_client.cli.submit import run_submit  # noqa: PLC0415
 
         return run_submit
+    if name == "verify-generalization":
+        from pruning_client.cli.verify_generalization import run_verify_generalization  # noqa: PLC0415
+
+        return run_verify_generalization
     if name == "inspect":
         from pruning_client.cli.inspect import run_inspect  # noqa: PLC0415
 

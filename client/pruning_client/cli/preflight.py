@@ -13,7 +13,7 @@ from pruning_client.wire.spec import strategy_name, target_name
 
 
 def preflight(client: PruningClient, submission: Submission, files: list[Path]) -> None:
-    """Checks device, file sizes, strategy, granularity, target and criterion against what the server offers.
+    """Checks device, file sizes, strategy, granularity, target and criterion against what the server offers; then asks it.
 
     Raises:
         InvalidRequestError: the server has no such device or criterion, or takes no file of that size.
@@ -30,6 +30,7 @@ def preflight(client: PruningClient, submission: Submission, files: list[Path]) 
     offered = next((s for s in strategies if s.name == strategy_name(submission.strategy)), None)
     if offered is not None:
         _check_strategy(submission, offered, info.version)
+    client.check(submission)
 
 
 def _check_device(device: str, info: ServerInfo) -> None:

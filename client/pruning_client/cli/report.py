@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 
 from pruning_client.cli.exit_codes import ExitCode
-from pruning_client.cli.following import require_jinja2
+from pruning_client.cli.following import require_report_extra
 from pruning_client.cli.output import Output
 from pruning_client.cli.paths import check_outputs, write_text_atomically
 from pruning_client.errors import BadInputError
@@ -15,7 +15,7 @@ from pruning_client.reading import section, text
 
 def run_report(options: Namespace, output: Output) -> ExitCode:
     """Turns a report into one HTML page."""
-    require_jinja2()
+    require_report_extra()
     from pruning_client.html.page import render_page  # noqa: PLC0415 - needs an extra
 
     try:

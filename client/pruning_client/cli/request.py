@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from pruning_client.adapters import check_dataset_path
@@ -18,8 +19,10 @@ from pruning_client.spec import (
     Loss,
     MacsRatio,
     MaxAccuracyDrop,
+    MultipleTestingCorrection,
     ParameterRatio,
     Preprocessing,
+    Robustness,
     ScalarValue,
     Scope,
     Sparsity,
@@ -44,6 +47,7 @@ _TARGETS: dict[str, type[Target]] = {
 _STRATEGIES_BY_FLAG = {
     "condition": ("conditional",),
     "risk": ("conditional",),
+    "correction": ("conditional",),
     "schedule": ("dynamic",),
     "continue_from": ("dynamic",),
     "inference_gate": ("dynamic",),
@@ -69,9 +73,12 @@ def build_submission(options: Namespace) -> Submission:
         target=_target(options),
         device=options.device,
         epochs=options.epochs,
+        dropout=options.dropout,
         recovery=not options.no_recovery,
         margin=options.margin,
         required_verdict=None if options.require_verdict is None else Verdict(options.require_verdict),
+        robustness=None if options.robustness is None else Robustness(options.robustness),
+        include_samples=not options.no_samples,
         preprocessing=Preprocessing(
             scale=options.scale,
             mean=options.mean,
@@ -85,6 +92,8 @@ def build_submission(options: Namespace) -> Submission:
         exclude_layers=tuple(options.exclude_layers),
         seed=options.seed,
         timeout_seconds=options.timeout,
+        dynamic_axes=axes_by_input(options.dynamic_axes),
+        priority=options.priority,
     )
 
 
@@ -125,6 +134,20 @@ def arguments_by_position(pairs: list[tuple[int, ScalarValue]]) -> dict[int, Sca
     return found
 
 
+def axes_by_input(pairs: Iterable[tuple[int, tuple[int, ...]]]) -> dict[int, tuple[int, ...]]:
+    """Returns the axes of any length by input.
+
+    Raises:
+        UsageError: an input is given twice.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for position, axes in pairs:
+        if position in found:
+            raise UsageError(f"argument --dynamic-axes: input {position} is given twice")
+        found[position] = axes
+    return found
+
+
 def _check_flags(options: Namespace) -> None:
     for flag, strategies in _STRATEGIES_BY_FLAG.items():
         if getattr(options, flag) is not None and options.strategy not in strategies:
@@ -146,6 +169,8 @@ def _check_flags(options: Namespace) -> None:
         raise UsageError(f"no target: how far to prune? Give one of {flags}")
     if options.no_recovery and options.epochs:
         raise UsageError("argument --epochs: --no-recovery does no fine-tuning; drop one of the two")
+    if options.dropout is not None and (options.no_recovery or options.epochs == 0):
+        raise UsageError("argument --dropout: nothing is fine-tuned with --no-recovery or --epochs 0; drop one of the two")
     lengths = {len(options.mean), len(options.std)} - {0, 1}
     if len(lengths) > 1:
         raise UsageError(f"--mean has {len(options.mean)} values and --std {len(options.std)}; one per channel each")
@@ -174,7 +199,15 @@ def _strategy(options: Namespace) -> Strategy:
         if pattern is not None:
             raise UsageError("argument --granularity: --strategy conditional has no n:m pattern")
         asked = granularity if options.granularity else None
-        return Conditional(condition=options.condition or "", risk=options.risk, granularity=asked, channels=channels)
+        return Conditional(
+            condition=options.condition or "",
+            risk=options.risk,
+            granularity=asked,
+            correction=None
+            if options.correction is None
+            else MultipleTestingCorrection(options.correction.replace("-", "_")),
+            channels=channels,
+        )
     if options.strategy == "dynamic":
         return Dynamic(
             granularity=granularity,

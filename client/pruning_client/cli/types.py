@@ -57,6 +57,15 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(number_in(-math.inf, math.inf)(part.strip()) for part in text.split(","))
 
 
+def distinct_fractions(text: str) -> tuple[float, ...]:
+    """Reads `0.3,0.5,0.7`: numbers in [0, 1], each once, in ascending order."""
+    read = number_in(0, 1)
+    found = [read(part.strip()) for part in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names a number twice")
+    return tuple(sorted(found))
+
+
 def risk(text: str) -> Risk:
     """Reads `0.02:0.1`: the largest loss that is accepted, and how likely a larger one may be."""
     loss, colon, error = text.partition(":")
@@ -123,12 +132,30 @@ def _scalar(text: str) -> ScalarValue:
     return text
 
 
-def tensor_spec(text: str) -> TensorSpec:
-    """Reads `1x3x32x32` or `1x128:int64`."""
+def tensor_spec(text: str) -> tuple[TensorSpec, tuple[int, ...]]:
+    """Reads `1x3x32x32`, `1x128:int64` or `1x3x64?x64?`: a spec, and the axes marked as of any length."""
     shape, colon, dtype = text.partition(":")
-    if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9})*", shape) or (colon and not re.fullmatch(r"[a-z0-9]+", dtype)):
-        raise argparse.ArgumentTypeError(f"must be a shape such as 1x3x32x32 or 1x128:int64, not {text!r}")
-    sizes = tuple(int(size) for size in shape.split("x"))
+    if not re.fullmatch(r"[0-9]{1,9}\??(x[0-9]{1,9}\??)*", shape) or (colon and not re.fullmatch(r"[a-z0-9]+", dtype)):
+        raise argparse.ArgumentTypeError(f"must be a shape such as 1x3x32x32, 1x3x64?x64? or 1x128:int64, not {text!r}")
+    parts = shape.split("x")
+    sizes = tuple(int(size.rstrip("?")) for size in parts)
     if 0 in sizes:
         raise argparse.ArgumentTypeError(f"every size must be at least 1, not {text}")
-    return TensorSpec(sizes, dtype or "float32")
+    # The batch is always free, so that a mark on it says nothing new.
+    free = tuple(axis for axis, size in enumerate(parts) if axis and size.endswith("?"))
+    return TensorSpec(sizes, dtype or "float32"), free
+
+
+def dynamic_axes(text: str) -> tuple[int, tuple[int, ...]]:
+    """Reads `2,3` or `1:2,3`: an input by position (the first, where none is named), and its axes."""
+    position, colon, axes = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,2}(,[0-9]{1,2})*", axes) or not re.fullmatch(
+        r"[0-9]{1,2}" if colon else "", position
+    ):
+        raise argparse.ArgumentTypeError(f"must be AXES or INPUT:AXES, for example 2,3 or 1:2,3, not {text!r}")
+    found = tuple(int(axis) for axis in axes.split(","))
+    if 0 in found:
+        raise argparse.ArgumentTypeError("axis 0 is the batch, which is always free; leave it out")
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names an axis twice")
+    return int(position or 0), found

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from pruning_client.html.facts import Table
 from pruning_client.reading import Section, items, section
 
 # What people scroll through; the JSON has the rest.
 MAX_LINES = 40
+_LONG = 12
+# What names a line, wherever it stands in the JSON.
+_LEADING = ("name", "step", "criterion", "layer", "target", "text")
 # Where they are: the objects on the way, and the list's name.
 _PLACES = (
     ("criterion_choice", "trials", "Criteria that were tried"),
@@ -16,18 +19,9 @@ _PLACES = (
     ("details", "candidates", "Candidates"),
     ("details", "merged", "Merged channels"),
     ("continued", "drift", "Drift of the data since the earlier job"),
-    ("recovery", "rungs", "Rungs of recovery"),
+    ("details", "features", "Features of the condition"),
+    ("details", "comparisons", "Comparisons of the condition"),
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells [lines, headings], and how many lines there was no room for."""
-
-    title: str
-    headings: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    left_out: int
 
 
 def find_tables(strategy: Section, words: Callable[[object], str], fact: Callable[[object], str]) -> list[Table]:
@@ -44,9 +38,12 @@ def find_tables(strategy: Section, words: Callable[[object], str], fact: Callabl
         found = [one for one in items(section(strategy, name), key) if isinstance(one, dict)]
         shown = found[:MAX_LINES]
         keys = [one for one in (shown[0] if shown else ()) if any(line.get(one) not in (None, "") for line in shown)]
+        keys.sort(key=lambda one: _LEADING.index(one) if one in _LEADING else len(_LEADING))
         if keys:
             lines = tuple(
                 tuple("" if (cell := line.get(one)) is None else fact(cell) for one in keys) for line in shown
             )
-            tables.append(Table(title, tuple(map(words, keys)), lines, len(found) - len(shown)))
+            tables.append(
+                Table(title, tuple(map(words, keys)), lines, len(found) - len(shown), is_long=len(shown) > _LONG)
+            )
     return tables

@@ -19,7 +19,7 @@ from pruning_client.errors import (
     PruningClientError,
     UnavailableError,
 )
-from pruning_client.retries import Outage
+from pruning_client.retries import Outage, may_be_endured
 from pruning_client.transfer.stall import StallGuard
 from pruning_client.transfer.upload import ProgressCallback
 from pruning_client.values import Artifact, ArtifactState
@@ -83,7 +83,9 @@ def _fetch(connection: Connection, artifact: Artifact, part: Path, progress: Pro
             try:
                 _read_into(connection, artifact.artifact_id, sink)
                 error: PruningClientError = UnavailableError("the server ended the download before the file's end")
-            except (UnavailableError, DataLossError) as cut:
+            except PruningClientError as cut:
+                if not (may_be_endured(cut) or isinstance(cut, DataLossError)):
+                    raise
                 error = cut
             if sink.offset > before:
                 outage.over()

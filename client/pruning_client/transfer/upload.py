@@ -22,7 +22,7 @@ from pruning_client.errors import (
     PruningClientError,
     UnavailableError,
 )
-from pruning_client.retries import Outage
+from pruning_client.retries import Outage, may_be_endured
 from pruning_client.text import printable
 from pruning_client.transfer.stall import STALL_SECONDS, StallGuard
 from pruning_client.values import Artifact, ArtifactKind, ArtifactState
@@ -122,7 +122,9 @@ def _advance(
                 connection.artifacts.GetArtifact, api.GetArtifactRequest(artifact_id=artifact.artifact_id)
             )
             return artifact_from_wire(response.artifact)
-        except UnavailableError as error:
+        except PruningClientError as error:
+            if not may_be_endured(error):
+                raise
             outage.endure(error)
 
 
@@ -130,7 +132,7 @@ def _may_pass(error: PruningClientError) -> bool:
     """Whether the upload can go on from where the server says it stands."""
     is_stale_stream = error.reason == "UPLOAD_IN_PROGRESS"  # ours, cut off, or another caller's of the same file
     is_bad_message = isinstance(error, DataLossError) and error.reason == "CHUNK_CHECKSUM_MISMATCH"
-    return isinstance(error, UnavailableError | OutOfRangeError) or is_stale_stream or is_bad_message
+    return may_be_endured(error) or isinstance(error, OutOfRangeError) or is_stale_stream or is_bad_message
 
 
 def _raise_if_changed(digest: FileDigest, error: PruningClientError) -> None:

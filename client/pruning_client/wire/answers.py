@@ -164,6 +164,7 @@ def inspection_from_wire(message: pruning_job_service_pb2.InspectModelResponse) 
         ),
         groups=tuple(ChannelGroup(g.channels, tuple(g.layers)) for g in message.groups),
         frozen=tuple(FrozenFinding(f.op, f.source, f.reason, tuple(f.layers)) for f in message.frozen),
+        notes=tuple(message.notes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pruning_api.v1 import spec_pb2
@@ -22,6 +23,7 @@ from pruning_client.spec import (
     Preprocessing,
     RemoteFile,
     Risk,
+    Robustness,
     ScalarValue,
     Scope,
     Source,
@@ -105,8 +107,11 @@ def _spec_to_wire(s: Submission) -> spec_pb2.PruningSpec:
         ],
         exclude_layers=s.exclude_layers,
         seed=s.seed,
-        limits=spec_pb2.Limits(memory_bytes=s.memory_limit_bytes or 0, max_attempts=s.max_attempts or 0),
+        limits=spec_pb2.Limits(
+            memory_bytes=s.memory_limit_bytes or 0, max_attempts=s.max_attempts or 0, priority=s.priority
+        ),
         timeout=None if s.timeout_seconds is None else duration_to_wire(s.timeout_seconds),
+        dynamic_axes=axes_to_wire(s.dynamic_axes),
     )
     if s.train is not None:
         spec.train.CopyFrom(source_to_wire(s.train))
@@ -126,6 +131,7 @@ def _fine_tune_to_wire(s: Submission) -> spec_pb2.FineTune:
         learning_rate=s.learning_rate,
         batch_size=s.fine_tune_batch_size or 0,
         weight_decay=s.weight_decay,
+        dropout=s.dropout,
     )
 
 
@@ -142,6 +148,9 @@ def _evaluation_to_wire(s: Submission) -> spec_pb2.Evaluation:
         ),
         latency_batch_size=s.latency_batch_size or 0,
         batch_size=s.evaluation_batch_size or 0,
+        robustness=enum_to_wire(spec_pb2.Robustness, "ROBUSTNESS", Robustness, s.robustness),
+        # Absent, as an older client sends it, where nothing is asked.
+        **({} if s.include_samples else {"include_samples": False}),
     )
 
 
@@ -208,6 +217,11 @@ def _conditional_to_wire(strategy: Conditional, common: dict[str, Any]) -> spec_
     return message
 
 
+def axes_to_wire(axes: Mapping[int, Iterable[int]]) -> list[spec_pb2.DynamicAxes]:
+    """Returns the axes that may have any length, by input."""
+    return [spec_pb2.DynamicAxes(input=position, axes=found) for position, found in axes.items()]
+
+
 def argument_to_wire(position: int, value: ScalarValue) -> spec_pb2.ScalarArgument:
     """Returns a scalar argument; the Python type of `value` decides its type on the wire."""
     message = spec_pb2.ScalarArgument(position=position)
@@ -240,6 +254,7 @@ def spec_from_wire(spec: spec_pb2.PruningSpec) -> Submission:
         learning_rate=tune.learning_rate if tune.HasField("learning_rate") else None,
         fine_tune_batch_size=tune.batch_size or None,
         weight_decay=tune.weight_decay,
+        dropout=tune.dropout if tune.HasField("dropout") else None,
         recovery=not spec.recovery.disabled,
         margin=judged.margin if judged.HasField("margin") else None,
         confidence_level=judged.confidence_level or None,
@@ -247,6 +262,8 @@ def spec_from_wire(spec: spec_pb2.PruningSpec) -> Submission:
         split=_split_from_wire(judged.split) if judged.HasField("split") else None,
         latency_batch_size=judged.latency_batch_size or None,
         evaluation_batch_size=judged.batch_size or None,
+        robustness=enum_from_wire(spec_pb2.Robustness, "ROBUSTNESS", Robustness, judged.robustness),
+        include_samples=judged.include_samples if judged.HasField("include_samples") else True,
         preprocessing=_preprocessing_from_wire(spec.preprocessing),
         task=enum_from_wire(spec_pb2.Task, "TASK", Task, spec.task),
         loss=_loss_from_wire(spec),
@@ -257,7 +274,9 @@ def spec_from_wire(spec: spec_pb2.PruningSpec) -> Submission:
         seed=spec.seed,
         memory_limit_bytes=limits.memory_bytes or None,
         max_attempts=limits.max_attempts or None,
+        priority=limits.priority,
         timeout_seconds=seconds_from_wire(spec, "timeout"),
+        dynamic_axes={one.input: tuple(one.axes) for one in spec.dynamic_axes},
     )
 
 

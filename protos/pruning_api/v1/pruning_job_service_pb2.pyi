@@ -112,16 +112,18 @@ class DeletePruningJobResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class InspectModelRequest(_message.Message):
-    __slots__ = ("model", "samples", "inputs", "arguments")
+    __slots__ = ("model", "samples", "inputs", "arguments", "dynamic_axes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    DYNAMIC_AXES_FIELD_NUMBER: _ClassVar[int]
     model: _spec_pb2.ArtifactSource
     samples: _spec_pb2.ArtifactSource
     inputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     arguments: _containers.RepeatedCompositeFieldContainer[_spec_pb2.ScalarArgument]
-    def __init__(self, model: _Optional[_Union[_spec_pb2.ArtifactSource, _Mapping]] = ..., samples: _Optional[_Union[_spec_pb2.ArtifactSource, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[_spec_pb2.ScalarArgument, _Mapping]]] = ...) -> None: ...
+    dynamic_axes: _containers.RepeatedCompositeFieldContainer[_spec_pb2.DynamicAxes]
+    def __init__(self, model: _Optional[_Union[_spec_pb2.ArtifactSource, _Mapping]] = ..., samples: _Optional[_Union[_spec_pb2.ArtifactSource, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., arguments: _Optional[_Iterable[_Union[_spec_pb2.ScalarArgument, _Mapping]]] = ..., dynamic_axes: _Optional[_Iterable[_Union[_spec_pb2.DynamicAxes, _Mapping]]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("shape", "dtype")
@@ -132,16 +134,18 @@ class TensorSpec(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class InspectModelResponse(_message.Message):
-    __slots__ = ("inputs", "layers", "groups", "frozen")
+    __slots__ = ("inputs", "layers", "groups", "frozen", "notes")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     inputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     layers: _containers.RepeatedCompositeFieldContainer[LayerInspection]
     groups: _containers.RepeatedCompositeFieldContainer[ChannelGroup]
     frozen: _containers.RepeatedCompositeFieldContainer[FrozenFinding]
-    def __init__(self, inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerInspection, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ChannelGroup, _Mapping]]] = ..., frozen: _Optional[_Iterable[_Union[FrozenFinding, _Mapping]]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerInspection, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ChannelGroup, _Mapping]]] = ..., frozen: _Optional[_Iterable[_Union[FrozenFinding, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerInspection(_message.Message):
     __slots__ = ("name", "kind", "shape", "parameters", "macs", "group_indices", "min_parameter_ratio")

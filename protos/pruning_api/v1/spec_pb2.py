@@ -25,57 +25,61 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pruning_api/v1/spec.proto\x12\x0epruning_api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb0\x08\n\x0bPruningSpec\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x32\n\nvalidation\x18\x02 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12-\n\x05train\x18\x03 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x30\n\x06static\x18\x04 \x01(\x0b\x32\x1e.pruning_api.v1.StaticStrategyH\x00\x12\x32\n\x07\x64ynamic\x18\x05 \x01(\x0b\x32\x1f.pruning_api.v1.DynamicStrategyH\x00\x12:\n\x0b\x63onditional\x18\x06 \x01(\x0b\x32#.pruning_api.v1.ConditionalStrategyH\x00\x12\x13\n\tthreshold\x18\x07 \x01(\x01H\x01\x12\x12\n\x08sparsity\x18\x08 \x01(\x01H\x01\x12\x14\n\nmacs_ratio\x18\t \x01(\x01H\x01\x12\x17\n\rlatency_ratio\x18\n \x01(\x01H\x01\x12\x19\n\x0fparameter_ratio\x18\x0b \x01(\x01H\x01\x12\x1b\n\x11max_accuracy_drop\x18\x0c \x01(\x01H\x01\x12\x0e\n\x06\x64\x65vice\x18\r \x01(\t\x12+\n\tfine_tune\x18\x0e \x01(\x0b\x32\x18.pruning_api.v1.FineTune\x12*\n\x08recovery\x18\x0f \x01(\x0b\x32\x18.pruning_api.v1.Recovery\x12.\n\nevaluation\x18\x10 \x01(\x0b\x32\x1a.pruning_api.v1.Evaluation\x12\x34\n\rpreprocessing\x18\x11 \x01(\x0b\x32\x1d.pruning_api.v1.Preprocessing\x12\"\n\x04task\x18\x12 \x01(\x0e\x32\x14.pruning_api.v1.Task\x12\"\n\x04loss\x18\x13 \x01(\x0e\x32\x14.pruning_api.v1.Loss\x12\x33\n\x0bloss_module\x18\x14 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x31\n\targuments\x18\x15 \x03(\x0b\x32\x1e.pruning_api.v1.ScalarArgument\x12\x17\n\x0foutput_selector\x18\x16 \x01(\t\x12\x35\n\x0emethod_samples\x18\x17 \x03(\x0b\x32\x1d.pruning_api.v1.MethodSamples\x12\x16\n\x0e\x65xclude_layers\x18\x18 \x03(\t\x12\x0c\n\x04seed\x18\x19 \x01(\x04\x12&\n\x06limits\x18\x1a \x01(\x0b\x32\x16.pruning_api.v1.Limits\x12*\n\x07timeout\x18\x1b \x01(\x0b\x32\x19.google.protobuf.DurationB\n\n\x08strategyB\x08\n\x06target\"P\n\x0e\x41rtifactSource\x12\x15\n\x0b\x61rtifact_id\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12\x0e\n\x06sha256\x18\x03 \x01(\tB\x08\n\x06source\"!\n\tNmPattern\x12\t\n\x01n\x18\x01 \x01(\r\x12\t\n\x01m\x18\x02 \x01(\r\"\x8f\x02\n\x0eStaticStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12-\n\nnm_pattern\x18\x02 \x01(\x0b\x32\x19.pruning_api.v1.NmPattern\x12\x11\n\tcriterion\x18\x03 \x01(\t\x12$\n\x05scope\x18\x04 \x01(\x0e\x32\x15.pruning_api.v1.Scope\x12\x16\n\x0einclude_biases\x18\x05 \x01(\x08\x12\x15\n\rinclude_norms\x18\x06 \x01(\x08\x12\x34\n\x08\x63hannels\x18\x07 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraints\"<\n\x12\x43hannelConstraints\x12\x14\n\x0cmin_channels\x18\x01 \x01(\r\x12\x10\n\x08multiple\x18\x02 \x01(\r\"\xa9\x02\n\x0f\x44ynamicStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12-\n\nnm_pattern\x18\x02 \x01(\x0b\x32\x19.pruning_api.v1.NmPattern\x12\x11\n\tcriterion\x18\x03 \x01(\t\x12$\n\x05scope\x18\x04 \x01(\x0e\x32\x15.pruning_api.v1.Scope\x12\x10\n\x08schedule\x18\x05 \x01(\t\x12\x1c\n\x14\x63ontinue_from_job_id\x18\x06 \x01(\t\x12\x16\n\x0einference_gate\x18\x07 \x01(\x08\x12\x34\n\x08\x63hannels\x18\x08 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraints\"\x98\x02\n\x13\x43onditionalStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12\x13\n\tcondition\x18\x02 \x01(\tH\x00\x12-\n\x04risk\x18\x03 \x01(\x0b\x32\x1d.pruning_api.v1.RiskConditionH\x00\x12\x0e\n\x06margin\x18\x04 \x01(\x01\x12=\n\ncorrection\x18\x05 \x01(\x0e\x32).pruning_api.v1.MultipleTestingCorrection\x12\x34\n\x08\x63hannels\x18\x06 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraintsB\x06\n\x04rule\"<\n\rRiskCondition\x12\x10\n\x08max_loss\x18\x01 \x01(\x01\x12\x19\n\x11\x65rror_probability\x18\x02 \x01(\x01\"\x82\x01\n\x08\x46ineTune\x12\x13\n\x06\x65pochs\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x14\n\x0cweight_decay\x18\x04 \x01(\x01\x42\t\n\x07_epochsB\x10\n\x0e_learning_rate\"\x1c\n\x08Recovery\x12\x10\n\x08\x64isabled\x18\x01 \x01(\x08\"\xd8\x01\n\nEvaluation\x12\x13\n\x06margin\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10\x63onfidence_level\x18\x02 \x01(\x01\x12\x31\n\x10required_verdict\x18\x03 \x01(\x0e\x32\x17.pruning_api.v1.Verdict\x12-\n\x05split\x18\x04 \x01(\x0b\x32\x1e.pruning_api.v1.SplitFractions\x12\x1a\n\x12latency_batch_size\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\rB\t\n\x07_margin\"P\n\x0eSplitFractions\x12\x0b\n\x03\x66it\x18\x01 \x01(\x01\x12\x0e\n\x06select\x18\x02 \x01(\x01\x12\x0e\n\x06report\x18\x03 \x01(\x01\x12\x11\n\tcalibrate\x18\x04 \x01(\x01\"a\n\rPreprocessing\x12\r\n\x05scale\x18\x01 \x01(\x01\x12\x0c\n\x04mean\x18\x02 \x03(\x01\x12\x0b\n\x03std\x18\x03 \x03(\x01\x12&\n\x06layout\x18\x04 \x01(\x0e\x32\x16.pruning_api.v1.Layout\"\x85\x01\n\x0eScalarArgument\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x05 \x01(\tH\x00\x42\x07\n\x05value\"P\n\rMethodSamples\x12\x0e\n\x06method\x18\x01 \x01(\t\x12/\n\x07samples\x18\x02 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\"4\n\x06Limits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cmax_attempts\x18\x02 \x01(\r*\x85\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_WEIGHT\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x14\n\x10GRANULARITY_HEAD\x10\x03\x12\x12\n\x0eGRANULARITY_NM\x10\x04*X\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_GLOBAL\x10\x01\x12\x0f\n\x0bSCOPE_LAYER\x10\x02\x12\x15\n\x11SCOPE_SENSITIVITY\x10\x03*\xa2\x01\n\x19MultipleTestingCorrection\x12+\n\'MULTIPLE_TESTING_CORRECTION_UNSPECIFIED\x10\x00\x12$\n MULTIPLE_TESTING_CORRECTION_HOLM\x10\x01\x12\x32\n.MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG\x10\x02*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*B\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLAYOUT_NCHW\x10\x01\x12\x0f\n\x0bLAYOUT_NHWC\x10\x02*\xd8\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_CLASSIFICATION\x10\x01\x12\x13\n\x0fTASK_MULTILABEL\x10\x02\x12\x13\n\x0fTASK_REGRESSION\x10\x03\x12\x15\n\x11TASK_SEGMENTATION\x10\x04\x12\x1b\n\x17TASK_SEQUENCE_LABELLING\x10\x05\x12\x1b\n\x17TASK_LANGUAGE_MODELLING\x10\x06\x12\x12\n\x0eTASK_EMBEDDING\x10\x07\x12\x12\n\x0eTASK_AGREEMENT\x10\x08*i\n\x04Loss\x12\x14\n\x10LOSS_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_CROSS_ENTROPY\x10\x01\x12\x18\n\x14LOSS_BCE_WITH_LOGITS\x10\x02\x12\x0c\n\x08LOSS_MSE\x10\x03\x12\x0b\n\x07LOSS_L1\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pruning_api/v1/spec.proto\x12\x0epruning_api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe3\x08\n\x0bPruningSpec\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x32\n\nvalidation\x18\x02 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12-\n\x05train\x18\x03 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x30\n\x06static\x18\x04 \x01(\x0b\x32\x1e.pruning_api.v1.StaticStrategyH\x00\x12\x32\n\x07\x64ynamic\x18\x05 \x01(\x0b\x32\x1f.pruning_api.v1.DynamicStrategyH\x00\x12:\n\x0b\x63onditional\x18\x06 \x01(\x0b\x32#.pruning_api.v1.ConditionalStrategyH\x00\x12\x13\n\tthreshold\x18\x07 \x01(\x01H\x01\x12\x12\n\x08sparsity\x18\x08 \x01(\x01H\x01\x12\x14\n\nmacs_ratio\x18\t \x01(\x01H\x01\x12\x17\n\rlatency_ratio\x18\n \x01(\x01H\x01\x12\x19\n\x0fparameter_ratio\x18\x0b \x01(\x01H\x01\x12\x1b\n\x11max_accuracy_drop\x18\x0c \x01(\x01H\x01\x12\x0e\n\x06\x64\x65vice\x18\r \x01(\t\x12+\n\tfine_tune\x18\x0e \x01(\x0b\x32\x18.pruning_api.v1.FineTune\x12*\n\x08recovery\x18\x0f \x01(\x0b\x32\x18.pruning_api.v1.Recovery\x12.\n\nevaluation\x18\x10 \x01(\x0b\x32\x1a.pruning_api.v1.Evaluation\x12\x34\n\rpreprocessing\x18\x11 \x01(\x0b\x32\x1d.pruning_api.v1.Preprocessing\x12\"\n\x04task\x18\x12 \x01(\x0e\x32\x14.pruning_api.v1.Task\x12\"\n\x04loss\x18\x13 \x01(\x0e\x32\x14.pruning_api.v1.Loss\x12\x33\n\x0bloss_module\x18\x14 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\x12\x31\n\targuments\x18\x15 \x03(\x0b\x32\x1e.pruning_api.v1.ScalarArgument\x12\x17\n\x0foutput_selector\x18\x16 \x01(\t\x12\x35\n\x0emethod_samples\x18\x17 \x03(\x0b\x32\x1d.pruning_api.v1.MethodSamples\x12\x16\n\x0e\x65xclude_layers\x18\x18 \x03(\t\x12\x0c\n\x04seed\x18\x19 \x01(\x04\x12&\n\x06limits\x18\x1a \x01(\x0b\x32\x16.pruning_api.v1.Limits\x12*\n\x07timeout\x18\x1b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0c\x64ynamic_axes\x18\x1c \x03(\x0b\x32\x1b.pruning_api.v1.DynamicAxesB\n\n\x08strategyB\x08\n\x06target\"P\n\x0e\x41rtifactSource\x12\x15\n\x0b\x61rtifact_id\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12\x0e\n\x06sha256\x18\x03 \x01(\tB\x08\n\x06source\"!\n\tNmPattern\x12\t\n\x01n\x18\x01 \x01(\r\x12\t\n\x01m\x18\x02 \x01(\r\"\x8f\x02\n\x0eStaticStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12-\n\nnm_pattern\x18\x02 \x01(\x0b\x32\x19.pruning_api.v1.NmPattern\x12\x11\n\tcriterion\x18\x03 \x01(\t\x12$\n\x05scope\x18\x04 \x01(\x0e\x32\x15.pruning_api.v1.Scope\x12\x16\n\x0einclude_biases\x18\x05 \x01(\x08\x12\x15\n\rinclude_norms\x18\x06 \x01(\x08\x12\x34\n\x08\x63hannels\x18\x07 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraints\"<\n\x12\x43hannelConstraints\x12\x14\n\x0cmin_channels\x18\x01 \x01(\r\x12\x10\n\x08multiple\x18\x02 \x01(\r\"\xa9\x02\n\x0f\x44ynamicStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12-\n\nnm_pattern\x18\x02 \x01(\x0b\x32\x19.pruning_api.v1.NmPattern\x12\x11\n\tcriterion\x18\x03 \x01(\t\x12$\n\x05scope\x18\x04 \x01(\x0e\x32\x15.pruning_api.v1.Scope\x12\x10\n\x08schedule\x18\x05 \x01(\t\x12\x1c\n\x14\x63ontinue_from_job_id\x18\x06 \x01(\t\x12\x16\n\x0einference_gate\x18\x07 \x01(\x08\x12\x34\n\x08\x63hannels\x18\x08 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraints\"\x98\x02\n\x13\x43onditionalStrategy\x12\x30\n\x0bgranularity\x18\x01 \x01(\x0e\x32\x1b.pruning_api.v1.Granularity\x12\x13\n\tcondition\x18\x02 \x01(\tH\x00\x12-\n\x04risk\x18\x03 \x01(\x0b\x32\x1d.pruning_api.v1.RiskConditionH\x00\x12\x0e\n\x06margin\x18\x04 \x01(\x01\x12=\n\ncorrection\x18\x05 \x01(\x0e\x32).pruning_api.v1.MultipleTestingCorrection\x12\x34\n\x08\x63hannels\x18\x06 \x01(\x0b\x32\".pruning_api.v1.ChannelConstraintsB\x06\n\x04rule\"<\n\rRiskCondition\x12\x10\n\x08max_loss\x18\x01 \x01(\x01\x12\x19\n\x11\x65rror_probability\x18\x02 \x01(\x01\"\xa4\x01\n\x08\x46ineTune\x12\x13\n\x06\x65pochs\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nbatch_size\x18\x03 \x01(\r\x12\x14\n\x0cweight_decay\x18\x04 \x01(\x01\x12\x14\n\x07\x64ropout\x18\x05 \x01(\x01H\x02\x88\x01\x01\x42\t\n\x07_epochsB\x10\n\x0e_learning_rateB\n\n\x08_dropout\"\x1c\n\x08Recovery\x12\x10\n\x08\x64isabled\x18\x01 \x01(\x08\"\xba\x02\n\nEvaluation\x12\x13\n\x06margin\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10\x63onfidence_level\x18\x02 \x01(\x01\x12\x31\n\x10required_verdict\x18\x03 \x01(\x0e\x32\x17.pruning_api.v1.Verdict\x12-\n\x05split\x18\x04 \x01(\x0b\x32\x1e.pruning_api.v1.SplitFractions\x12\x1a\n\x12latency_batch_size\x18\x05 \x01(\r\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12.\n\nrobustness\x18\x07 \x01(\x0e\x32\x1a.pruning_api.v1.Robustness\x12\x1c\n\x0finclude_samples\x18\x08 \x01(\x08H\x01\x88\x01\x01\x42\t\n\x07_marginB\x12\n\x10_include_samples\"P\n\x0eSplitFractions\x12\x0b\n\x03\x66it\x18\x01 \x01(\x01\x12\x0e\n\x06select\x18\x02 \x01(\x01\x12\x0e\n\x06report\x18\x03 \x01(\x01\x12\x11\n\tcalibrate\x18\x04 \x01(\x01\"a\n\rPreprocessing\x12\r\n\x05scale\x18\x01 \x01(\x01\x12\x0c\n\x04mean\x18\x02 \x03(\x01\x12\x0b\n\x03std\x18\x03 \x03(\x01\x12&\n\x06layout\x18\x04 \x01(\x0e\x32\x16.pruning_api.v1.Layout\"\x85\x01\n\x0eScalarArgument\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x05 \x01(\tH\x00\x42\x07\n\x05value\"*\n\x0b\x44ynamicAxes\x12\r\n\x05input\x18\x01 \x01(\r\x12\x0c\n\x04\x61xes\x18\x02 \x03(\r\"P\n\rMethodSamples\x12\x0e\n\x06method\x18\x01 \x01(\t\x12/\n\x07samples\x18\x02 \x01(\x0b\x32\x1e.pruning_api.v1.ArtifactSource\"F\n\x06Limits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cmax_attempts\x18\x02 \x01(\r\x12\x10\n\x08priority\x18\x03 \x01(\x11*\x85\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANULARITY_WEIGHT\x10\x01\x12\x17\n\x13GRANULARITY_CHANNEL\x10\x02\x12\x14\n\x10GRANULARITY_HEAD\x10\x03\x12\x12\n\x0eGRANULARITY_NM\x10\x04*X\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_GLOBAL\x10\x01\x12\x0f\n\x0bSCOPE_LAYER\x10\x02\x12\x15\n\x11SCOPE_SENSITIVITY\x10\x03*\xa2\x01\n\x19MultipleTestingCorrection\x12+\n\'MULTIPLE_TESTING_CORRECTION_UNSPECIFIED\x10\x00\x12$\n MULTIPLE_TESTING_CORRECTION_HOLM\x10\x01\x12\x32\n.MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG\x10\x02*k\n\nRobustness\x12\x1a\n\x16ROBUSTNESS_UNSPECIFIED\x10\x00\x12\x13\n\x0fROBUSTNESS_NONE\x10\x01\x12\x18\n\x14ROBUSTNESS_OCCLUSION\x10\x02\x12\x12\n\x0eROBUSTNESS_ALL\x10\x03*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x10\n\x0cVERDICT_FAIL\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*B\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLAYOUT_NCHW\x10\x01\x12\x0f\n\x0bLAYOUT_NHWC\x10\x02*\xd8\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_CLASSIFICATION\x10\x01\x12\x13\n\x0fTASK_MULTILABEL\x10\x02\x12\x13\n\x0fTASK_REGRESSION\x10\x03\x12\x15\n\x11TASK_SEGMENTATION\x10\x04\x12\x1b\n\x17TASK_SEQUENCE_LABELLING\x10\x05\x12\x1b\n\x17TASK_LANGUAGE_MODELLING\x10\x06\x12\x12\n\x0eTASK_EMBEDDING\x10\x07\x12\x12\n\x0eTASK_AGREEMENT\x10\x08*i\n\x04Loss\x12\x14\n\x10LOSS_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_CROSS_ENTROPY\x10\x01\x12\x18\n\x14LOSS_BCE_WITH_LOGITS\x10\x02\x12\x0c\n\x08LOSS_MSE\x10\x03\x12\x0b\n\x07LOSS_L1\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pruning_api.v1.spec_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANULARITY']._serialized_start=3086
-  _globals['_GRANULARITY']._serialized_end=3219
-  _globals['_SCOPE']._serialized_start=3221
-  _globals['_SCOPE']._serialized_end=3309
-  _globals['_MULTIPLETESTINGCORRECTION']._serialized_start=3312
-  _globals['_MULTIPLETESTINGCORRECTION']._serialized_end=3474
-  _globals['_VERDICT']._serialized_start=3476
-  _globals['_VERDICT']._serialized_end=3572
-  _globals['_LAYOUT']._serialized_start=3574
-  _globals['_LAYOUT']._serialized_end=3640
-  _globals['_TASK']._serialized_start=3643
-  _globals['_TASK']._serialized_end=3859
-  _globals['_LOSS']._serialized_start=3861
-  _globals['_LOSS']._serialized_end=3966
+  _globals['_GRANULARITY']._serialized_start=3331
+  _globals['_GRANULARITY']._serialized_end=3464
+  _globals['_SCOPE']._serialized_start=3466
+  _globals['_SCOPE']._serialized_end=3554
+  _globals['_MULTIPLETESTINGCORRECTION']._serialized_start=3557
+  _globals['_MULTIPLETESTINGCORRECTION']._serialized_end=3719
+  _globals['_ROBUSTNESS']._serialized_start=3721
+  _globals['_ROBUSTNESS']._serialized_end=3828
+  _globals['_VERDICT']._serialized_start=3830
+  _globals['_VERDICT']._serialized_end=3926
+  _globals['_LAYOUT']._serialized_start=3928
+  _globals['_LAYOUT']._serialized_end=3994
+  _globals['_TASK']._serialized_start=3997
+  _globals['_TASK']._serialized_end=4213
+  _globals['_LOSS']._serialized_start=4215
+  _globals['_LOSS']._serialized_end=4320
   _globals['_PRUNINGSPEC']._serialized_start=78
-  _globals['_PRUNINGSPEC']._serialized_end=1150
-  _globals['_ARTIFACTSOURCE']._serialized_start=1152
-  _globals['_ARTIFACTSOURCE']._serialized_end=1232
-  _globals['_NMPATTERN']._serialized_start=1234
-  _globals['_NMPATTERN']._serialized_end=1267
-  _globals['_STATICSTRATEGY']._serialized_start=1270
-  _globals['_STATICSTRATEGY']._serialized_end=1541
-  _globals['_CHANNELCONSTRAINTS']._serialized_start=1543
-  _globals['_CHANNELCONSTRAINTS']._serialized_end=1603
-  _globals['_DYNAMICSTRATEGY']._serialized_start=1606
-  _globals['_DYNAMICSTRATEGY']._serialized_end=1903
-  _globals['_CONDITIONALSTRATEGY']._serialized_start=1906
-  _globals['_CONDITIONALSTRATEGY']._serialized_end=2186
-  _globals['_RISKCONDITION']._serialized_start=2188
-  _globals['_RISKCONDITION']._serialized_end=2248
-  _globals['_FINETUNE']._serialized_start=2251
-  _globals['_FINETUNE']._serialized_end=2381
-  _globals['_RECOVERY']._serialized_start=2383
-  _globals['_RECOVERY']._serialized_end=2411
-  _globals['_EVALUATION']._serialized_start=2414
-  _globals['_EVALUATION']._serialized_end=2630
-  _globals['_SPLITFRACTIONS']._serialized_start=2632
-  _globals['_SPLITFRACTIONS']._serialized_end=2712
-  _globals['_PREPROCESSING']._serialized_start=2714
-  _globals['_PREPROCESSING']._serialized_end=2811
-  _globals['_SCALARARGUMENT']._serialized_start=2814
-  _globals['_SCALARARGUMENT']._serialized_end=2947
-  _globals['_METHODSAMPLES']._serialized_start=2949
-  _globals['_METHODSAMPLES']._serialized_end=3029
-  _globals['_LIMITS']._serialized_start=3031
-  _globals['_LIMITS']._serialized_end=3083
+  _globals['_PRUNINGSPEC']._serialized_end=1201
+  _globals['_ARTIFACTSOURCE']._serialized_start=1203
+  _globals['_ARTIFACTSOURCE']._serialized_end=1283
+  _globals['_NMPATTERN']._serialized_start=1285
+  _globals['_NMPATTERN']._serialized_end=1318
+  _globals['_STATICSTRATEGY']._serialized_start=1321
+  _globals['_STATICSTRATEGY']._serialized_end=1592
+  _globals['_CHANNELCONSTRAINTS']._serialized_start=1594
+  _globals['_CHANNELCONSTRAINTS']._serialized_end=1654
+  _globals['_DYNAMICSTRATEGY']._serialized_start=1657
+  _globals['_DYNAMICSTRATEGY']._serialized_end=1954
+  _globals['_CONDITIONALSTRATEGY']._serialized_start=1957
+  _globals['_CONDITIONALSTRATEGY']._serialized_end=2237
+  _globals['_RISKCONDITION']._serialized_start=2239
+  _globals['_RISKCONDITION']._serialized_end=2299
+  _globals['_FINETUNE']._serialized_start=2302
+  _globals['_FINETUNE']._serialized_end=2466
+  _globals['_RECOVERY']._serialized_start=2468
+  _globals['_RECOVERY']._serialized_end=2496
+  _globals['_EVALUATION']._serialized_start=2499
+  _globals['_EVALUATION']._serialized_end=2813
+  _globals['_SPLITFRACTIONS']._serialized_start=2815
+  _globals['_SPLITFRACTIONS']._serialized_end=2895
+  _globals['_PREPROCESSING']._serialized_start=2897
+  _globals['_PREPROCESSING']._serialized_end=2994
+  _globals['_SCALARARGUMENT']._serialized_start=2997
+  _globals['_SCALARARGUMENT']._serialized_end=3130
+  _globals['_DYNAMICAXES']._serialized_start=3132
+  _globals['_DYNAMICAXES']._serialized_end=3174
+  _globals['_METHODSAMPLES']._serialized_start=3176
+  _globals['_METHODSAMPLES']._serialized_end=3256
+  _globals['_LIMITS']._serialized_start=3258
+  _globals['_LIMITS']._serialized_end=3328
 # @@protoc_insertion_point(module_scope)

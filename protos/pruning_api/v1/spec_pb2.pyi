@@ -31,6 +31,13 @@ class MultipleTestingCorrection(int, metaclass=_enum_type_wrapper.EnumTypeWrappe
     MULTIPLE_TESTING_CORRECTION_HOLM: _ClassVar[MultipleTestingCorrection]
     MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG: _ClassVar[MultipleTestingCorrection]
 
+class Robustness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROBUSTNESS_UNSPECIFIED: _ClassVar[Robustness]
+    ROBUSTNESS_NONE: _ClassVar[Robustness]
+    ROBUSTNESS_OCCLUSION: _ClassVar[Robustness]
+    ROBUSTNESS_ALL: _ClassVar[Robustness]
+
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
@@ -75,6 +82,10 @@ SCOPE_SENSITIVITY: Scope
 MULTIPLE_TESTING_CORRECTION_UNSPECIFIED: MultipleTestingCorrection
 MULTIPLE_TESTING_CORRECTION_HOLM: MultipleTestingCorrection
 MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG: MultipleTestingCorrection
+ROBUSTNESS_UNSPECIFIED: Robustness
+ROBUSTNESS_NONE: Robustness
+ROBUSTNESS_OCCLUSION: Robustness
+ROBUSTNESS_ALL: Robustness
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FAIL: Verdict
@@ -98,7 +109,7 @@ LOSS_MSE: Loss
 LOSS_L1: Loss
 
 class PruningSpec(_message.Message):
-    __slots__ = ("model", "validation", "train", "static", "dynamic", "conditional", "threshold", "sparsity", "macs_ratio", "latency_ratio", "parameter_ratio", "max_accuracy_drop", "device", "fine_tune", "recovery", "evaluation", "preprocessing", "task", "loss", "loss_module", "arguments", "output_selector", "method_samples", "exclude_layers", "seed", "limits", "timeout")
+    __slots__ = ("model", "validation", "train", "static", "dynamic", "conditional", "threshold", "sparsity", "macs_ratio", "latency_ratio", "parameter_ratio", "max_accuracy_drop", "device", "fine_tune", "recovery", "evaluation", "preprocessing", "task", "loss", "loss_module", "arguments", "output_selector", "method_samples", "exclude_layers", "seed", "limits", "timeout", "dynamic_axes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +137,7 @@ class PruningSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    DYNAMIC_AXES_FIELD_NUMBER: _ClassVar[int]
     model: ArtifactSource
     validation: ArtifactSource
     train: ArtifactSource
@@ -153,7 +165,8 @@ class PruningSpec(_message.Message):
     seed: int
     limits: Limits
     timeout: _duration_pb2.Duration
-    def __init__(self, model: _Optional[_Union[ArtifactSource, _Mapping]] = ..., validation: _Optional[_Union[ArtifactSource, _Mapping]] = ..., train: _Optional[_Union[ArtifactSource, _Mapping]] = ..., static: _Optional[_Union[StaticStrategy, _Mapping]] = ..., dynamic: _Optional[_Union[DynamicStrategy, _Mapping]] = ..., conditional: _Optional[_Union[ConditionalStrategy, _Mapping]] = ..., threshold: _Optional[float] = ..., sparsity: _Optional[float] = ..., macs_ratio: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., parameter_ratio: _Optional[float] = ..., max_accuracy_drop: _Optional[float] = ..., device: _Optional[str] = ..., fine_tune: _Optional[_Union[FineTune, _Mapping]] = ..., recovery: _Optional[_Union[Recovery, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., loss: _Optional[_Union[Loss, str]] = ..., loss_module: _Optional[_Union[ArtifactSource, _Mapping]] = ..., arguments: _Optional[_Iterable[_Union[ScalarArgument, _Mapping]]] = ..., output_selector: _Optional[str] = ..., method_samples: _Optional[_Iterable[_Union[MethodSamples, _Mapping]]] = ..., exclude_layers: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    dynamic_axes: _containers.RepeatedCompositeFieldContainer[DynamicAxes]
+    def __init__(self, model: _Optional[_Union[ArtifactSource, _Mapping]] = ..., validation: _Optional[_Union[ArtifactSource, _Mapping]] = ..., train: _Optional[_Union[ArtifactSource, _Mapping]] = ..., static: _Optional[_Union[StaticStrategy, _Mapping]] = ..., dynamic: _Optional[_Union[DynamicStrategy, _Mapping]] = ..., conditional: _Optional[_Union[ConditionalStrategy, _Mapping]] = ..., threshold: _Optional[float] = ..., sparsity: _Optional[float] = ..., macs_ratio: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., parameter_ratio: _Optional[float] = ..., max_accuracy_drop: _Optional[float] = ..., device: _Optional[str] = ..., fine_tune: _Optional[_Union[FineTune, _Mapping]] = ..., recovery: _Optional[_Union[Recovery, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., loss: _Optional[_Union[Loss, str]] = ..., loss_module: _Optional[_Union[ArtifactSource, _Mapping]] = ..., arguments: _Optional[_Iterable[_Union[ScalarArgument, _Mapping]]] = ..., output_selector: _Optional[str] = ..., method_samples: _Optional[_Iterable[_Union[MethodSamples, _Mapping]]] = ..., exclude_layers: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., dynamic_axes: _Optional[_Iterable[_Union[DynamicAxes, _Mapping]]] = ...) -> None: ...
 
 class ArtifactSource(_message.Message):
     __slots__ = ("artifact_id", "uri", "sha256")
@@ -244,16 +257,18 @@ class RiskCondition(_message.Message):
     def __init__(self, max_loss: _Optional[float] = ..., error_probability: _Optional[float] = ...) -> None: ...
 
 class FineTune(_message.Message):
-    __slots__ = ("epochs", "learning_rate", "batch_size", "weight_decay")
+    __slots__ = ("epochs", "learning_rate", "batch_size", "weight_decay", "dropout")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
     epochs: int
     learning_rate: float
     batch_size: int
     weight_decay: float
-    def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch_size: _Optional[int] = ..., weight_decay: _Optional[float] = ...) -> None: ...
+    dropout: float
+    def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch_size: _Optional[int] = ..., weight_decay: _Optional[float] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Recovery(_message.Message):
     __slots__ = ("disabled",)
@@ -262,20 +277,24 @@ class Recovery(_message.Message):
     def __init__(self, disabled: bool = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("margin", "confidence_level", "required_verdict", "split", "latency_batch_size", "batch_size")
+    __slots__ = ("margin", "confidence_level", "required_verdict", "split", "latency_batch_size", "batch_size", "robustness", "include_samples")
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_VERDICT_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     LATENCY_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROBUSTNESS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     margin: float
     confidence_level: float
     required_verdict: Verdict
     split: SplitFractions
     latency_batch_size: int
     batch_size: int
-    def __init__(self, margin: _Optional[float] = ..., confidence_level: _Optional[float] = ..., required_verdict: _Optional[_Union[Verdict, str]] = ..., split: _Optional[_Union[SplitFractions, _Mapping]] = ..., latency_batch_size: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    robustness: Robustness
+    include_samples: bool
+    def __init__(self, margin: _Optional[float] = ..., confidence_level: _Optional[float] = ..., required_verdict: _Optional[_Union[Verdict, str]] = ..., split: _Optional[_Union[SplitFractions, _Mapping]] = ..., latency_batch_size: _Optional[int] = ..., batch_size: _Optional[int] = ..., robustness: _Optional[_Union[Robustness, str]] = ..., include_samples: bool = ...) -> None: ...
 
 class SplitFractions(_message.Message):
     __slots__ = ("fit", "select", "report", "calibrate")
@@ -315,6 +334,14 @@ class ScalarArgument(_message.Message):
     string_value: str
     def __init__(self, position: _Optional[int] = ..., int_value: _Optional[int] = ..., float_value: _Optional[float] = ..., bool_value: bool = ..., string_value: _Optional[str] = ...) -> None: ...
 
+class DynamicAxes(_message.Message):
+    __slots__ = ("input", "axes")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    input: int
+    axes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, input: _Optional[int] = ..., axes: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class MethodSamples(_message.Message):
     __slots__ = ("method", "samples")
     METHOD_FIELD_NUMBER: _ClassVar[int]
@@ -324,9 +351,11 @@ class MethodSamples(_message.Message):
     def __init__(self, method: _Optional[str] = ..., samples: _Optional[_Union[ArtifactSource, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("memory_bytes", "max_attempts")
+    __slots__ = ("memory_bytes", "max_attempts", "priority")
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     memory_bytes: int
     max_attempts: int
-    def __init__(self, memory_bytes: _Optional[int] = ..., max_attempts: _Optional[int] = ...) -> None: ...
+    priority: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., max_attempts: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...

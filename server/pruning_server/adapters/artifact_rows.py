@@ -33,16 +33,28 @@ class Record:
     stage: Stage
 
 
-def find(connection: sqlite3.Connection, artifact_id: str) -> Record | None:
-    """Returns the artifact with this id, or None."""
-    return _record(connection.execute("SELECT * FROM artifacts WHERE artifact_id = ?", (artifact_id,)).fetchone())
+def find(connection: sqlite3.Connection, artifact_id: str, owner: str | None = None) -> Record | None:
+    """Returns the artifact with this id, or None; also None where it is not this owner's; owner None sees all."""
+    return _record(
+        connection.execute(
+            "SELECT * FROM artifacts WHERE artifact_id = ? AND owner = coalesce(?, owner)", (artifact_id, owner)
+        ).fetchone()
+    )
+
+
+def owned_bytes(connection: sqlite3.Connection, owner: str) -> int:
+    """Returns how much an owner has stored, with what is announced and still to come."""
+    found = connection.execute(
+        "SELECT coalesce(sum(size_bytes), 0) AS bytes FROM artifacts WHERE owner = ?", (owner,)
+    ).fetchone()
+    return int(found["bytes"])
 
 
 def load(connection: sqlite3.Connection, artifact_id: str, owner: str | None) -> Record:
     """Returns the artifact with this id, or raises NotFoundError; owner None sees all."""
-    record = find(connection, artifact_id)
-    # Another caller's artifact is answered like one that does not exist, so that ids cannot be probed.
-    if record is None or owner not in {None, record.artifact.owner}:
+    # Another caller's artifact is answered like one that does not exist, so that ids cannot be probed; with the same work.
+    record = find(connection, artifact_id, owner)
+    if record is None:
         raise missing(artifact_id)
     return record
 
@@ -152,10 +164,13 @@ def delete(connection: sqlite3.Connection, artifact: Artifact) -> bool:
     connection.execute("DELETE FROM artifacts WHERE artifact_id = ?", (artifact.artifact_id,))
     connection.execute(
         """
-        DELETE FROM summaries WHERE sha256 = :sha256
-        AND NOT EXISTS (SELECT 1 FROM artifacts WHERE sha256 = summaries.sha256 AND kind = summaries.kind)
+        DELETE FROM summaries WHERE owner = :owner AND sha256 = :sha256
+        AND NOT EXISTS (
+            SELECT 1 FROM artifacts
+            WHERE owner = summaries.owner AND sha256 = summaries.sha256 AND kind = summaries.kind
+        )
         """,
-        {"sha256": artifact.sha256},
+        {"owner": artifact.owner, "sha256": artifact.sha256},
     )
     return not has_claim(connection, artifact.sha256)
 
@@ -207,9 +222,13 @@ def list_page(
 
 
 def find_summary(connection: sqlite3.Connection, artifact: Artifact) -> Summary | None:
-    """Returns what the gate found in this content as this kind, or None; also None for what an older server stored."""
+    """Returns what the gate found in this content as this kind, or None; also None for what an older server stored.
+
+    What it found for another owner does not count: an answer that came sooner would tell that somebody has this file.
+    """
     row = connection.execute(
-        "SELECT summary FROM summaries WHERE sha256 = ? AND kind = ?", (artifact.sha256, artifact.kind.value)
+        "SELECT summary FROM summaries WHERE owner = ? AND sha256 = ? AND kind = ?",
+        (artifact.owner, artifact.sha256, artifact.kind.value),
     ).fetchone()
     if row is None:
         return None
@@ -224,8 +243,8 @@ def find_summary(connection: sqlite3.Connection, artifact: Artifact) -> Summary 
 def store_summary(connection: sqlite3.Connection, artifact: Artifact, summary: Summary) -> None:
     """Remembers what the gate found, in place of an earlier one."""
     connection.execute(
-        "INSERT OR REPLACE INTO summaries (sha256, kind, summary) VALUES (?, ?, ?)",
-        (artifact.sha256, artifact.kind.value, to_json(summary).decode()),
+        "INSERT OR REPLACE INTO summaries (owner, sha256, kind, summary) VALUES (?, ?, ?, ?)",
+        (artifact.owner, artifact.sha256, artifact.kind.value, to_json(summary).decode()),
     )
 
 

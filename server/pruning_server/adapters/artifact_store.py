@@ -19,7 +19,14 @@ from pruning_server.adapters.artifact_upload import CompleteUpload, PartUpload
 from pruning_server.adapters.blob_files import BlobFiles, storage_full
 from pruning_server.adapters.database import Database
 from pruning_server.adapters.exclusive import Exclusive
-from pruning_server.errors import InvalidRequestError, NotFoundError, PreconditionError, Reason, ServiceError
+from pruning_server.errors import (
+    CapacityError,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+    Reason,
+    ServiceError,
+)
 from pruning_server.jobs.ports import Artifact, Clock, UploadWriter
 from pruning_server.spec.artifacts import ArtifactKind, Summary
 
@@ -48,6 +55,7 @@ class LocalArtifactStore:
         min_free_bytes: an upload that would leave less of the disk is refused.
         sync_every_bytes: so many bytes of an upload are made durable at a time.
         orphan_grace_seconds: how old a file that no row names must be before it is removed.
+        max_bytes_per_owner: an upload that would leave its owner with more is refused; None: none is.
     """
 
     def __init__(  # noqa: PLR0913 - the store's whole policy, each part by its name
@@ -62,6 +70,7 @@ class LocalArtifactStore:
         min_free_bytes: int = MIN_FREE_BYTES,
         sync_every_bytes: int = SYNC_EVERY_BYTES,
         orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS,
+        max_bytes_per_owner: int | None = None,
     ) -> None:
         self._database = database
         self._files = BlobFiles(root)
@@ -72,6 +81,7 @@ class LocalArtifactStore:
         self._min_free_bytes = min_free_bytes
         self._sync_every_bytes = sync_every_bytes
         self._orphan_grace_seconds = orphan_grace_seconds
+        self._max_bytes_per_owner = max_bytes_per_owner
         self._shelf = ArtifactShelf(database, self._files)
         # Artifacts that are being uploaded or deleted.
         self._busy = Exclusive()
@@ -84,7 +94,7 @@ class LocalArtifactStore:
 
         Raises:
             InvalidRequestError: hash or size cannot be right, or the file is too large.
-            CapacityError: the disk has no room for it.
+            CapacityError: the disk has no room for it, or the owner's share of it is used up.
         """
         self._check_announcement(sha256, size_bytes)
         with self._database.write() as connection:
@@ -96,6 +106,7 @@ class LocalArtifactStore:
             now = self._clock.now()
             keep_until = now + (self._retention_seconds if in_place else self._upload_retention_seconds)
             if same is None:
+                self._check_share(connection, owner, size_bytes)
                 artifact = Artifact(
                     artifact_id=uuid.uuid4().hex,
                     owner=owner,
@@ -261,6 +272,19 @@ class LocalArtifactStore:
     def _check_room(self, needed_bytes: int) -> None:
         if self._files.free_bytes() - self._min_free_bytes < needed_bytes:
             raise storage_full()
+
+    def _check_share(self, connection: sqlite3.Connection, owner: str, size_bytes: int) -> None:
+        """Files of the same content and another kind count again: they cost little, but nothing is simpler to say."""
+        most = self._max_bytes_per_owner
+        if most is None:
+            return
+        owned = rows.owned_bytes(connection, owner)
+        if owned + size_bytes > most:
+            raise CapacityError(
+                Reason.QUOTA_EXCEEDED,
+                f"you have stored {owned} of {most} bytes, and this file has {size_bytes}; delete what you no longer need",
+                quota="stored_bytes",
+            )
 
     def _is_in_place(self, connection: sqlite3.Connection, owner: str, sha256: str, size_bytes: int) -> bool:
         stored = rows.stored_size(connection, owner, sha256)

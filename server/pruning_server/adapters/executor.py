@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pruning_server.adapters.exits import ExitCause, Overdue, WorkerEnd, failure_of
 from pruning_server.adapters.process import Child, child_environment, python_command, visible_cuda_device
 from pruning_server.adapters.run_folder import FINAL_MODEL, RunFolder, remove_stale, sha256_of
 from pruning_server.adapters.supervisor import Supervisor, WorkerLimits
+from pruning_server.adapters.usage import Allowance, disk_allowance
 from pruning_server.errors import (
     CapacityError,
     InvalidArtifactError,
@@ -24,6 +25,7 @@ from pruning_server.jobs.events import CheckPassed, RunSucceeded, WorkerMessage
 from pruning_server.jobs.model import Failure, Job, Result
 from pruning_server.jobs.ports import ArtifactStore, CancelToken, Clock, Gate, RunOutcome
 from pruning_server.jobs.workspace import PRUNED_FILE, REPORT_FILE
+from pruning_server.sandbox.policy import Policy
 from pruning_server.spec.artifacts import ArtifactKind
 from pruning_server.spec.phases import Phase
 
@@ -66,6 +68,7 @@ class _Parts:
     limits: ExecutorLimits
     service_version: str
     worker_command: tuple[str, ...]
+    is_sandboxed: bool
 
 
 class LocalExecutor:
@@ -81,8 +84,9 @@ class LocalExecutor:
         limits: ExecutorLimits,
         service_version: str,
         worker_command: tuple[str, ...] = WORKER_COMMAND,
+        is_sandboxed: bool = False,
     ) -> None:
-        self._parts = _Parts(root, gate, artifacts, clock, limits, service_version, worker_command)
+        self._parts = _Parts(root, gate, artifacts, clock, limits, service_version, worker_command, is_sandboxed)
         remove_stale(root)
 
     def run(
@@ -168,21 +172,29 @@ class _LocalRun:
         self._check_time()
         folder, threads = self._folder.path, self._parts.limits.threads
         arguments = ["--workspace", str(folder), "--memory-bytes", str(self._memory_bytes)]
+        allowance = Allowance(memory_bytes=self._memory_bytes, folder=folder, disk_bytes=disk_allowance(folder))
         with Child(
             [*self._parts.worker_command, command, *arguments],
             folder=folder,
             environment=child_environment(home=folder, threads=threads, cuda_devices=_cuda_devices(self._device)),
             events_flag="--events-fd",
+            policy=self._policy(allowance),
         ) as child:
             supervisor = Supervisor(
                 child,
-                limits=self._limits,
+                limits=replace(self._limits, allowance=allowance),
                 on_message=self._on_message,
                 cancelled=self._cancelled,
                 clock=self._parts.clock,
                 phase=phase,
             )
             return supervisor.watch()
+
+    def _policy(self, allowance: Allowance) -> Policy | None:
+        if not self._parts.is_sandboxed:
+            return None
+        is_cuda = self._device.startswith("cuda")
+        return Policy(write=(str(self._folder.path),), is_cuda=is_cuda, file_bytes=allowance.disk_bytes)
 
     def _ended_by(self, end: WorkerEnd) -> _EndedError:
         if end.cause not in {ExitCause.OK, ExitCause.CANCELLED}:
@@ -231,8 +243,8 @@ class _LocalRun:
         overall = self._limits.overall
         if self._parts.clock.monotonic() > self._limits.deadline:
             message = f"{overall.what} took longer than {overall.limit_seconds:g} s. {overall.remedy}"
-            failure = Failure(reason=Reason.DEADLINE_EXCEEDED, message=message)
             cause = ExitCause.DEADLINE.value
+            failure = Failure(reason=Reason.DEADLINE_EXCEEDED, message=message, metadata={"exit_cause": cause})
             raise _EndedError(RunOutcome(result=None, failure=failure, retryable=False, exit_cause=cause))
 
 
@@ -283,7 +295,8 @@ def _outcome_of(error: ServiceError) -> RunOutcome:
     cause = ExitCause.CANCELLED if error.reason is Reason.CANCELLED else ExitCause.GATE
     passing = isinstance(error, CapacityError | UnavailableError) or error.reason is Reason.GATE_DEADLINE_EXCEEDED
     phase = Phase.EXPORT if error.reason is Reason.RESULT_REFUSED else None
-    failure = Failure(reason=error.reason, message=error.message, phase=phase, metadata=dict(error.metadata))
+    told = {"exit_cause": cause.value, **error.metadata}
+    failure = Failure(reason=error.reason, message=error.message, phase=phase, metadata=told)
     return RunOutcome(result=None, failure=failure, retryable=passing, exit_cause=cause.value)
 
 
@@ -294,5 +307,6 @@ def _outcome_of_disk(error: OSError) -> RunOutcome:
         if full
         else f"The server could not read or write its files ({error.strerror}); its log has the details."
     )
-    failure = Failure(reason=Reason.STORAGE_FULL if full else Reason.INTERNAL, message=message)
-    return RunOutcome(result=None, failure=failure, retryable=True, exit_cause=ExitCause.GATE.value)
+    reason, cause = Reason.STORAGE_FULL if full else Reason.INTERNAL, ExitCause.GATE.value
+    failure = Failure(reason=reason, message=message, metadata={"exit_cause": cause})
+    return RunOutcome(result=None, failure=failure, retryable=True, exit_cause=cause)

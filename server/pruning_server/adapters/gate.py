@@ -7,11 +7,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from pruning_server.adapters.process import Child, child_environment, python_command
+from pruning_server.adapters.usage import Allowance, Watchdog, disk_allowance
 from pruning_server.archive.answer import GateAnswer
 from pruning_server.errors import (
     CapacityError,
@@ -21,6 +23,7 @@ from pruning_server.errors import (
     UnavailableError,
 )
 from pruning_server.jobs.ports import CancelToken, Clock
+from pruning_server.sandbox.policy import EXIT_NO_SANDBOX, Policy
 from pruning_server.spec.artifacts import ArtifactKind, Summary
 from pruning_server.spec.base import from_json
 
@@ -49,6 +52,7 @@ class GateProcess:
         deadline_seconds: how long one file may take.
         memory_bytes: how much memory one gate may use; None: no limit.
         concurrency: how many gates may run at a time; others wait as long as one may take.
+        is_sandboxed: whether it sees the file, its destination's folder and nothing else.
     """
 
     def __init__(
@@ -59,12 +63,14 @@ class GateProcess:
         memory_bytes: int | None = 1024 * 1024 * 1024,
         concurrency: int = 2,
         command: tuple[str, ...] = GATE_COMMAND,
+        is_sandboxed: bool = False,
     ) -> None:
         self._clock = clock
         self._deadline_seconds = deadline_seconds
         self._memory_bytes = memory_bytes
         self._slots = threading.BoundedSemaphore(concurrency)
         self._command = command
+        self._is_sandboxed = is_sandboxed
 
     def check(self, kind: ArtifactKind, source: Path) -> Summary:
         """Returns what the file holds.
@@ -73,7 +79,7 @@ class GateProcess:
             InvalidArtifactError: the gate refuses it, takes too long or dies of it.
             CapacityError: too many gates run already, or the disk is full.
         """
-        return self._ask(kind, ["check", *self._options(kind), str(source)], None)
+        return self._ask(kind, ["check", *self._options(kind), str(source)], Policy(read=(str(source),)), None)
 
     def repack(
         self, kind: ArtifactKind, source: Path, destination: Path, *, cancelled: CancelToken | None = None
@@ -83,18 +89,23 @@ class GateProcess:
         Raises:
             the same as `check`, and JobFailureError (CANCELLED) once `cancelled` is set.
         """
-        return self._ask(kind, ["repack", *self._options(kind), str(source), str(destination)], cancelled)
+        folder = destination.parent
+        policy = Policy(write=(str(folder),), read=(str(source),))
+        if folder.is_dir():
+            policy = replace(policy, file_bytes=disk_allowance(folder))
+        arguments = ["repack", *self._options(kind), str(source), str(destination)]
+        return self._ask(kind, arguments, policy, cancelled)
 
     def _options(self, kind: ArtifactKind) -> list[str]:
         memory = [] if self._memory_bytes is None else ["--memory-bytes", str(self._memory_bytes)]
         return ["--kind", kind.value, *memory]
 
-    def _ask(self, kind: ArtifactKind, arguments: list[str], cancelled: CancelToken | None) -> Summary:
-        with self._slot(), self._start(arguments) as child:
-            self._wait(child, cancelled)
+    def _ask(self, kind: ArtifactKind, arguments: list[str], policy: Policy, cancelled: CancelToken | None) -> Summary:
+        with self._slot(), self._start(arguments, policy) as child:
+            self._wait(kind, child, cancelled)
             return self._answer(kind, child)
 
-    def _start(self, arguments: list[str]) -> Child:
+    def _start(self, arguments: list[str], policy: Policy) -> Child:
         folder = Path("/")
         try:
             return Child(
@@ -102,6 +113,7 @@ class GateProcess:
                 folder=folder,
                 environment=child_environment(home=folder, threads=1, cuda_devices=""),
                 stdout_limit_bytes=MAX_ANSWER_BYTES,
+                policy=policy if self._is_sandboxed else None,
             )
         except OSError as error:
             _log.exception("the gate could not be started")
@@ -119,12 +131,15 @@ class GateProcess:
         finally:
             self._slots.release()
 
-    def _wait(self, child: Child, cancelled: CancelToken | None) -> None:
+    def _wait(self, kind: ArtifactKind, child: Child, cancelled: CancelToken | None) -> None:
         deadline = self._clock.monotonic() + self._deadline_seconds
+        watchdog = Watchdog(child.pid, Allowance(memory_bytes=self._memory_bytes))
         while not child.has_exited():
             child.read(READ_SECONDS)
             if cancelled is not None and cancelled.is_set():
                 raise JobFailureError(Reason.CANCELLED, "The job was cancelled.")
+            if (excess := watchdog.excess()) is not None:
+                raise InvalidArtifactError(_DEATH_REASONS[kind], f"reading the file took {excess}; send a smaller one")
             if self._clock.monotonic() > deadline:
                 raise InvalidArtifactError(
                     Reason.GATE_DEADLINE_EXCEEDED,
@@ -157,6 +172,9 @@ class GateProcess:
                 Reason.WORKER_NOT_INSTALLED,
                 "the server cannot check files, since its installation is incomplete; install 'pruning-service[server]'",
             )
+        if child.finish().code == EXIT_NO_SANDBOX:
+            text = "the server cannot check files, since it cannot put the process that reads them into its sandbox"
+            return UnavailableError(Reason.INTERNAL, f"{text} ({child.stderr.last_line()})")
         limit = "" if self._memory_bytes is None else f" within {self._memory_bytes / 2**30:.1f} GiB of memory"
         return InvalidArtifactError(
             _DEATH_REASONS[kind],

@@ -18,6 +18,7 @@ import msgspec
 from pruning_server.adapters.executor import WORKER_COMMAND
 from pruning_server.adapters.exits import ExitCause, classify, clean_text
 from pruning_server.adapters.process import Child, child_environment
+from pruning_server.adapters.usage import Allowance, Excess, Resource, Watchdog, disk_allowance
 from pruning_server.errors import (
     CapacityError,
     FieldViolation,
@@ -31,6 +32,7 @@ from pruning_server.errors import (
 from pruning_server.jobs import inspection as layout
 from pruning_server.jobs.inspection import InspectionAnswer, InspectionTask, cancelled_error, refusal_error
 from pruning_server.jobs.ports import ArtifactStore, CancelToken, Clock, Gate
+from pruning_server.sandbox.policy import Policy
 from pruning_server.spec.artifacts import ArtifactKind, DatasetSummary
 from pruning_server.spec.base import from_json, to_json
 from pruning_server.spec.inspection import Inspection, InspectionRequest
@@ -75,6 +77,7 @@ class LocalInspector:
         clock: Clock,
         limits: InspectionLimits,
         command: tuple[str, ...] = WORKER_COMMAND,
+        is_sandboxed: bool = False,
     ) -> None:
         self._root = root
         self._gate = gate
@@ -82,6 +85,7 @@ class LocalInspector:
         self._clock = clock
         self._limits = limits
         self._command = command
+        self._is_sandboxed = is_sandboxed
         self._slots = BoundedSemaphore(limits.concurrency)
 
     def inspect(self, owner: str, request: InspectionRequest, cancelled: CancelToken) -> Inspection:
@@ -142,12 +146,15 @@ class LocalInspector:
             inputs=request.inputs,
             arguments=request.arguments,
             threads=self._limits.threads,
+            dynamic_axes=request.dynamic_axes,
         )
         (folder / layout.TASK_FILE).write_bytes(to_json(task))
 
     def _ask(self, folder: Path, cancelled: CancelToken) -> Inspection:
-        with self._start(folder) as child:
-            self._wait(child, cancelled)
+        limit_bytes = disk_allowance(folder)
+        allowance = Allowance(memory_bytes=self._limits.memory_bytes, folder=folder, disk_bytes=limit_bytes)
+        with self._start(folder, limit_bytes) as child:
+            self._wait(child, Watchdog(child.pid, allowance), cancelled)
             status = child.finish()
             answer = _read(folder) if status.code == 0 else None
             if answer is not None and answer.inspection is not None:
@@ -156,22 +163,25 @@ class LocalInspector:
                 raise self._of_refusal(answer.refusal)
             raise self._death(child, classify(status, None, child.stderr.text()))
 
-    def _start(self, folder: Path) -> Child:
+    def _start(self, folder: Path, file_bytes: int) -> Child:
         command = [*self._command, "inspect", str(folder), "--memory-bytes", str(self._limits.memory_bytes)]
         environment = child_environment(home=folder, threads=self._limits.threads, cuda_devices="")
+        policy = Policy(write=(str(folder),), file_bytes=file_bytes) if self._is_sandboxed else None
         try:
-            return Child(command, folder=folder, environment=environment)
+            return Child(command, folder=folder, environment=environment, policy=policy)
         except OSError as error:
             _log.exception("the process of an inspection could not be started")
             text = f"the server cannot start a process to inspect the model ({error.strerror}); try again"
             raise UnavailableError(Reason.INTERNAL, text) from error
 
-    def _wait(self, child: Child, cancelled: CancelToken) -> None:
+    def _wait(self, child: Child, watchdog: Watchdog, cancelled: CancelToken) -> None:
         deadline = self._clock.monotonic() + self._limits.deadline_seconds
         while not child.has_exited():
             child.read(READ_SECONDS)
             if cancelled.is_set():
                 raise cancelled_error()
+            if (excess := watchdog.excess()) is not None:
+                raise self._of_excess(excess)
             if self._clock.monotonic() > deadline:
                 raise PreconditionError(
                     Reason.DEADLINE_EXCEEDED,
@@ -179,6 +189,13 @@ class LocalInspector:
                     " smaller inputs, or start the server with a higher --observe-timeout",
                 )
         child.drain(DRAIN_SECONDS)
+
+    def _of_excess(self, excess: Excess) -> ServiceError:
+        told = {"limit": excess.resource.value}
+        if excess.resource is Resource.MEMORY:
+            return PreconditionError(Reason.WORKER_OUT_OF_MEMORY, self._memory_text(), metadata=told)
+        text = f"the process that inspected the model took {excess} and was stopped"
+        return PreconditionError(Reason.WORKER_EXCEPTION, text, metadata=told)
 
     def _of_refusal(self, refusal: layout.InspectionRefusal) -> ServiceError:
         """The process' own last word; memory and faults are not the request's to correct."""
@@ -220,6 +237,9 @@ class LocalInspector:
                 detail = f" ({last})" if last else ""
                 text = f"the process that inspected the model broke{detail}; the server's log has the details"
                 return PreconditionError(Reason.WORKER_EXCEPTION, text, metadata=metadata)
+            case ExitCause.LOST if status.signal_name == "SIGKILL":
+                text = "the process that inspected the model was killed from outside; try again"
+                return PreconditionError(Reason.WORKER_LOST, text, metadata=metadata)
             case _:
                 text = "the process that inspected the model ended without an answer; the server's log has the details"
                 return PreconditionError(Reason.WORKER_LOST, text, metadata=metadata)

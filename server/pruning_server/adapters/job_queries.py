@@ -15,11 +15,25 @@ from pruning_server.spec.base import to_json
 QUEUE_RETRY_SECONDS = 10.0
 
 
+# So many later submissions of one owner may overtake a job, per step of their priority above its own. Ageing by what was
+# overtaken rather than by time: it does not depend on the clock, and no job waits for ever.
+PLACES_PER_PRIORITY = 100
+
+
+_LIST_OWN = """
+    SELECT * FROM jobs
+    WHERE owner = ? AND (create_time, job_id) < (?, ?) AND state IN (SELECT value FROM json_each(?))
+    ORDER BY create_time DESC, job_id DESC
+"""
+# In words of its own, as an index serves only a comparison with a value.
+_LIST_ALL = _LIST_OWN.replace("owner = ?", "? IS NULL")
+
+
 def load_job(connection: sqlite3.Connection, job_id: str, owner: str | None) -> Job:
     """Returns the job, or raises NotFoundError; owner None sees all."""
-    row = find_row(connection, job_id)
-    # Another caller's job is answered like one that does not exist, so that ids cannot be probed.
-    if row is None or owner not in {None, row["owner"]}:
+    # Another caller's job is answered like one that does not exist, so that ids cannot be probed; with the same work.
+    row = find_row(connection, job_id, owner)
+    if row is None:
         raise NotFoundError(Reason.JOB_NOT_FOUND, f"there is no job {job_id!r}; it may have been deleted")
     return read_job(row)
 
@@ -32,13 +46,13 @@ def find_request(connection: sqlite3.Connection, owner: str, request_id: str) ->
 
 def list_jobs(
     connection: sqlite3.Connection,
-    owner: str,
+    owner: str | None,
     states: frozenset[JobState],
     labels: Mapping[str, str],
     page_size: int,
     page_token: str,
 ) -> tuple[Sequence[Job], str]:
-    """Returns a page, newest first, and the token of the next one (empty: none); no states means all.
+    """Returns a page, newest first, and the token of the next one (empty: none); no states means all; owner None: all.
 
     Raises:
         InvalidRequestError: the token is not one of ours.
@@ -46,11 +60,7 @@ def list_jobs(
     start, size = decode_token(page_token), clamp_page_size(page_size)
     page: list[Job] = []
     for row in connection.execute(
-        """
-        SELECT * FROM jobs
-        WHERE owner = ? AND (create_time, job_id) < (?, ?) AND state IN (SELECT value FROM json_each(?))
-        ORDER BY create_time DESC, job_id DESC
-        """,
+        _LIST_ALL if owner is None else _LIST_OWN,
         (owner, start.create_time, start.row_id, to_json(sorted(states or JobState)).decode()),
     ):
         job = read_job(row)
@@ -62,16 +72,48 @@ def list_jobs(
     return tuple(page), ""
 
 
-def oldest_queued_row(connection: sqlite3.Connection, job_devices: Collection[str]) -> sqlite3.Row | None:
-    """Returns the row of the job that was submitted first among those that wait for one of these devices."""
+def next_row(
+    connection: sqlite3.Connection, job_devices: Collection[str], max_running_per_owner: int | None
+) -> sqlite3.Row | None:
+    """Returns the row of the job whose turn it is among those that wait for one of these devices.
+
+    Owners take turns: the one with the fewest jobs running comes first, then the one that was served longest ago. Within
+    an owner the order is that of submission, but each step of priority is worth `PLACES_PER_PRIORITY` places.
+    """
     row: sqlite3.Row | None = connection.execute(
         """
-        SELECT * FROM jobs WHERE state = 'QUEUED' AND device IN (SELECT value FROM json_each(?))
-        ORDER BY ordinal LIMIT 1
+        WITH waiting AS (
+            SELECT ordinal, owner, ordinal - :places * priority AS place FROM jobs
+            WHERE state = 'QUEUED' AND device IN (SELECT value FROM json_each(:devices))
+        ), owners AS (
+            SELECT waiting.owner AS owner, coalesce(max(turn), 0) AS turn, (
+                SELECT count(*) FROM jobs AS others
+                WHERE others.owner = waiting.owner AND others.state IN ('RUNNING', 'CANCELLING')
+            ) AS running
+            FROM waiting LEFT JOIN turns ON turns.owner = waiting.owner GROUP BY waiting.owner
+        )
+        SELECT * FROM jobs WHERE ordinal = (
+            SELECT ordinal FROM waiting JOIN owners ON owners.owner = waiting.owner
+            WHERE :most IS NULL OR running < :most
+            ORDER BY running, turn, place, ordinal LIMIT 1
+        )
         """,
-        (to_json(sorted(job_devices)).decode(),),
+        {
+            "places": PLACES_PER_PRIORITY,
+            "devices": to_json(sorted(job_devices)).decode(),
+            "most": max_running_per_owner,
+        },
     ).fetchone()
     return row
+
+
+def note_turn(connection: sqlite3.Connection, owner: str) -> None:
+    """Puts the owner at the end of the line; an owner without jobs leaves it."""
+    connection.execute(
+        "INSERT OR REPLACE INTO turns (owner, turn) VALUES (?, (SELECT coalesce(max(turn), 0) + 1 FROM turns))",
+        (owner,),
+    )
+    connection.execute("DELETE FROM turns WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.owner = turns.owner)")
 
 
 def events_after(connection: sqlite3.Connection, job_id: str, sequence: int, limit: int) -> Sequence[Event]:
@@ -103,8 +145,21 @@ def oldest_queued_time(connection: sqlite3.Connection) -> float | None:
     return oldest
 
 
-def check_capacity(connection: sqlite3.Connection, queue_capacity: int) -> None:
-    """Raises CapacityError if `queue_capacity` jobs are queued already."""
+def check_capacity(
+    connection: sqlite3.Connection, owner: str, queue_capacity: int, max_queued_per_owner: int | None
+) -> None:
+    """Raises CapacityError if `queue_capacity` jobs are queued already, or so many of this owner."""
+    if max_queued_per_owner is not None:
+        own = connection.execute(
+            "SELECT count(*) AS jobs FROM jobs WHERE owner = ? AND state = 'QUEUED'", (owner,)
+        ).fetchone()["jobs"]
+        if own >= max_queued_per_owner:
+            raise CapacityError(
+                Reason.QUOTA_EXCEEDED,
+                f"{own} of your jobs wait, and this server lets {max_queued_per_owner} of one caller wait; try again later",
+                retry_after_seconds=QUEUE_RETRY_SECONDS,
+                quota="queued_jobs",
+            )
     queued = connection.execute("SELECT count(*) AS jobs FROM jobs WHERE state = 'QUEUED'").fetchone()["jobs"]
     if queued >= queue_capacity:
         raise CapacityError(

@@ -48,9 +48,11 @@ def read_event(row: sqlite3.Row) -> Event:
     return Event(job_id=row["job_id"], sequence=row["sequence"], time=row["time"], payload=payload)
 
 
-def find_row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row | None:
-    """Returns the row of a job, or None."""
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+def find_row(connection: sqlite3.Connection, job_id: str, owner: str | None = None) -> sqlite3.Row | None:
+    """Returns the row of a job, or None; also None where it is not this owner's; owner None sees all."""
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM jobs WHERE job_id = ? AND owner = coalesce(?, owner)", (job_id, owner)
+    ).fetchone()
     return row
 
 
@@ -68,9 +70,9 @@ def insert_job(connection: sqlite3.Connection, job: Job, *, keep_inputs_until: f
     connection.execute(
         """
         INSERT INTO jobs (job_id, owner, request_id, spec, labels, device, state, attempt, max_attempts, create_time,
-                          last_sequence)
+                          last_sequence, priority)
         VALUES (:job_id, :owner, :request_id, :spec, :labels, :device, :state, :attempt, :max_attempts, :create_time,
-                :last_sequence)
+                :last_sequence, :priority)
         """,
         {
             "job_id": queued.job_id,
@@ -84,6 +86,7 @@ def insert_job(connection: sqlite3.Connection, job: Job, *, keep_inputs_until: f
             "max_attempts": queued.max_attempts,
             "create_time": queued.create_time,
             "last_sequence": queued.last_sequence,
+            "priority": queued.spec.limits.priority,
         },
     )
     insert_event(connection, queued, StateEvent(state=queued.state, attempt=queued.attempt), queued.create_time)

@@ -77,13 +77,14 @@ class SqliteJobStore:
         device: str,
         max_attempts: int,
         queue_capacity: int,
+        max_queued_per_owner: int | None = None,
     ) -> tuple[Job, bool]:
         """Queues a job and returns (job, created); the same request_id, spec and labels return the earlier one.
 
         Raises:
             InvalidRequestError: request_id is empty.
             AlreadyExistsError: the request_id came before, with another spec or other labels.
-            CapacityError: `queue_capacity` jobs are queued.
+            CapacityError: `queue_capacity` jobs are queued, or `max_queued_per_owner` of this owner.
         """
         if not request_id:
             raise InvalidRequestError.for_field("request_id", "is needed; send a new UUID", Reason.MISSING_FIELD)
@@ -92,7 +93,7 @@ class SqliteJobStore:
             if earlier is not None:
                 _check_same(earlier, spec, labels)
                 return earlier, False
-            queries.check_capacity(connection, queue_capacity)
+            queries.check_capacity(connection, owner, queue_capacity, max_queued_per_owner)
             now = self._clock.now()
             job = Job(
                 job_id=uuid.uuid4().hex,
@@ -110,6 +111,11 @@ class SqliteJobStore:
         self._announce(job)
         return job, True
 
+    def check_capacity(self, owner: str, queue_capacity: int, max_queued_per_owner: int | None) -> None:
+        """Raises CapacityError where `create` would, as things are now."""
+        with self._database.read() as connection:
+            queries.check_capacity(connection, owner, queue_capacity, max_queued_per_owner)
+
     def find_request(self, owner: str, request_id: str) -> Job | None:
         """Returns the job that this request_id made, if it is still stored."""
         with self._database.read() as connection:
@@ -122,13 +128,13 @@ class SqliteJobStore:
 
     def list(
         self,
-        owner: str,
+        owner: str | None,
         states: frozenset[JobState],
         labels: Mapping[str, str],
         page_size: int,
         page_token: str,
     ) -> tuple[Sequence[Job], str]:
-        """Returns a page, newest first, and the token of the next one (empty: none); no states means all.
+        """Returns a page, newest first, and the token of the next one (empty: none); no states means all; owner None: all.
 
         Raises:
             InvalidRequestError: the token is not one of ours.
@@ -136,11 +142,11 @@ class SqliteJobStore:
         with self._database.read() as connection:
             return queries.list_jobs(connection, owner, states, labels, page_size, page_token)
 
-    def request_cancel(self, owner: str, job_id: str) -> Job:
+    def request_cancel(self, owner: str | None, job_id: str) -> Job:
         """QUEUED -> CANCELLED, RUNNING -> CANCELLING; terminal and CANCELLING jobs stay as they are."""
         return self._change(job_id, on_cancel_request, owner)
 
-    def delete(self, owner: str, job_id: str) -> None:
+    def delete(self, owner: str | None, job_id: str) -> None:
         """Deletes a terminal job and its events, and releases the files that only it made.
 
         Raises:
@@ -159,19 +165,23 @@ class SqliteJobStore:
 
     # --- the scheduler ------------------------------------------------------------------------------------------------
 
-    def claim(self, free_devices: Sequence[str], lease_owner: str) -> tuple[Job, str] | None:
-        """Moves the oldest queued job that a free device can serve to RUNNING, attempt + 1; returns it and the device.
+    def claim(
+        self, free_devices: Sequence[str], lease_owner: str, max_running_per_owner: int | None = None
+    ) -> tuple[Job, str] | None:
+        """Moves the queued job whose turn it is and that a free device can serve to RUNNING, attempt + 1.
 
-        A job that was queued again keeps its place. The first of `free_devices` that can serve it is taken.
+        Owners take turns, and an owner's jobs go by priority and age: `job_queries.next_row`. A job that was queued again
+        keeps its place. Returns the job and its device: the first of `free_devices` that can serve it is taken.
         """
         wanted = set(free_devices) | ({"cuda"} if any(can_serve(device, "cuda") for device in free_devices) else set())
         with self._database.write() as connection:
-            row = queries.oldest_queued_row(connection, wanted)
+            row = queries.next_row(connection, wanted, max_running_per_owner)
             if row is None:
                 return None
             job = rows.read_job(row)
             device = next(device for device in free_devices if can_serve(device, job.device))
             job = rows.start_run(connection, job, device, lease_owner, self._clock.now())
+            queries.note_turn(connection, job.owner)
         self._announce(job)
         return job, device
 

@@ -20,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
+from pruning_server.adapters.usage import oom_kills
+from pruning_server.sandbox.policy import Policy, sandboxed
+
 TAIL_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 POLL_SECONDS = 0.05
@@ -103,10 +106,16 @@ class TailBuffer:
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a child ended: its exit code, or minus the signal that killed it; `killed`: that was us."""
+    """How a child ended: its exit code, or minus the signal that killed it.
+
+    Attributes:
+        killed: that was us.
+        memory_ran_out: the kernel may have killed it because memory ran out; else somebody did.
+    """
 
     code: int
     killed: bool
+    memory_ran_out: bool = False
 
     @property
     def signal_name(self) -> str | None:
@@ -133,12 +142,23 @@ class Child:
         environment: dict[str, str],
         events_flag: str | None = None,
         stdout_limit_bytes: int = TAIL_BYTES,
+        policy: Policy | None = None,
     ) -> None:
-        """Starts it. `events_flag`: opens a pipe and hands its number to the child behind this flag.
+        """Starts it.
+
+        Args:
+            command: as `python_command` makes them.
+            folder: where it starts.
+            environment: all of it, as `child_environment` makes them.
+            events_flag: opens a pipe and hands its number to the child behind this flag.
+            stdout_limit_bytes: how much of the end of its stdout is kept.
+            policy: what it may do; None: it runs outside the sandbox.
 
         Raises:
             OSError: it could not be started.
         """
+        command = sandboxed(command, policy)
+        self._oom_kills = oom_kills()
         self.stdout = TailBuffer(stdout_limit_bytes)
         self.stderr = TailBuffer()
         self._killed = False
@@ -239,8 +259,15 @@ class Child:
         for key in list(self._selector.get_map().values()):
             self._close(key)
         self._selector.close()
-        self._exit = ExitStatus(code, killed)
+        self._exit = ExitStatus(code, killed, memory_ran_out=self._memory_ran_out(code, killed=killed))
         return self._exit
+
+    def _memory_ran_out(self, code: int, *, killed: bool) -> bool:
+        """Whether the kernel's own count of such kills explains this one; a kernel that does not count may have."""
+        if killed or code != -signal.SIGKILL:
+            return False
+        now = oom_kills()
+        return now is None or now != self._oom_kills
 
     def drain(self, timeout_seconds: float) -> bytes:
         """Reads what is left in the pipes after the child is gone, until they are empty or time is up."""

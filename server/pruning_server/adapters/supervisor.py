@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pruning_server.adapters.exits import ExitCause, FinalMessage, Overdue, WorkerEnd, classify
 from pruning_server.adapters.messages import MessageDecoder
 from pruning_server.adapters.process import Child
+from pruning_server.adapters.usage import Allowance, Excess, Resource, Watchdog
 from pruning_server.jobs.events import CheckPassed, PhaseFinished, PhaseStarted, RunFailed, RunSucceeded, WorkerMessage
 from pruning_server.jobs.ports import CancelToken, Clock
 from pruning_server.spec.phases import Phase
@@ -28,6 +29,7 @@ class WorkerLimits:
         start_seconds: from its start to its first phase.
         silence_seconds: between two messages; a worker that lives sends one every few seconds.
         phases: limits of single phases, with what to say.
+        allowance: what else it may take, of memory, threads and disk.
     """
 
     deadline: float
@@ -35,6 +37,7 @@ class WorkerLimits:
     start_seconds: float = 120.0
     silence_seconds: float = 60.0
     phases: Mapping[Phase, Overdue] = field(default_factory=dict)
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 class Supervisor:
@@ -65,6 +68,8 @@ class Supervisor:
         self._final_at = 0.0
         self._phase = phase
         self._in_phase = False
+        self._watchdog = Watchdog(child.pid, limits.allowance)
+        self._excess: Excess | None = None
         self._phase_since = self._heard_at = clock.monotonic()
 
     def watch(self) -> WorkerEnd:
@@ -89,6 +94,7 @@ class Supervisor:
             overdue=overdue,
             stderr_text=stderr_text,
             stderr_last_line=self._child.stderr.last_line(),
+            excess=self._excess if self._final is None else None,
         )
 
     def _take(self, data: bytes) -> None:
@@ -119,6 +125,9 @@ class Supervisor:
             return ExitCause.CANCELLED, None
         if now > limits.deadline:
             return ExitCause.DEADLINE, limits.overall
+        self._excess = self._watchdog.excess()
+        if self._excess is not None:
+            return (ExitCause.OOM if self._excess.resource is Resource.MEMORY else ExitCause.EXCEPTION), None
         if self._phase is None and now - self._phase_since > limits.start_seconds:
             return ExitCause.DEADLINE, Overdue("Starting the worker", limits.start_seconds, BUSY_REMEDY)
         phase_limit = limits.phases.get(self._phase) if self._phase is not None and self._in_phase else None

@@ -63,19 +63,32 @@ def _deal(
 ) -> None:
     """Gives each part exactly its size, evenly over the strata.
 
-    Part by part, the rows that are left lie ordered by stratum, shuffled inside, and are taken at equal steps from a
-    random start: so a part gets of every stratum its fair number, rounded up or down.
+    How many of each stratum a part gets depends on how large the strata are and on nothing else of the labels; which rows
+    those are is drawn without them. So one label that changes moves a few rows, not the whole split.
     """
+    drawn = rows[rng.permutation(len(rows))]
+    ordered = drawn[np.argsort(strata[drawn], kind="stable")]
+    _, counts = np.unique(strata[ordered], return_counts=True)
+    ends = np.cumsum(counts)
+    taken = np.zeros_like(counts)
     for place in np.argsort(sizes, kind="stable"):
-        count = len(rows)
-        if not count:
-            return
-        shuffled = rows[rng.permutation(count)]
-        ordered = shuffled[np.argsort(strata[shuffled], kind="stable")]
-        steps = np.arange(count + 1, dtype=np.int64) * int(sizes[place]) + int(rng.integers(count))
-        taken = np.diff(steps // count) > 0
-        places[ordered[taken]] = place
-        rows = ordered[~taken]
+        numbers = _fair_numbers(counts - taken, int(sizes[place]), rng)
+        for start, number in zip(ends - counts + taken, numbers, strict=True):
+            places[ordered[start : start + number]] = place
+        taken += numbers
+
+
+def _fair_numbers(left: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """How many of each stratum a part of `size` gets: its share of what is left, rounded up or down, `size` in all.
+
+    The strata lie behind one another, and the part takes at equal steps from a random start.
+    """
+    count = int(left.sum())
+    if not count:
+        return np.zeros_like(left)
+    start = int(rng.integers(count))
+    before = (np.concatenate([[0], np.cumsum(left)]) * size + start) // count
+    return np.asarray(np.diff(before))
 
 
 def _large_units(units: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from pruning_server.evaluation.paired import MIN_BOOTSTRAP_UNITS, _t_cdf
+from pruning_server.evaluation.paired import MIN_BOOTSTRAP_UNITS
+from pruning_server.evaluation.student import t_cdf
 
 
 def harm_p_value(
@@ -36,8 +37,7 @@ def harm_p_value(
     if len(losses) < MIN_BOOTSTRAP_UNITS or spread == 0.0:
         return 1.0
     distance = (float(losses.mean()) - margin) / (spread / math.sqrt(len(losses)))
-    below = 1.0 - _t_cdf(-distance, len(losses) - 1) if distance < 0 else _t_cdf(distance, len(losses) - 1)
-    return min(1.0, max(below, least, 0.0))
+    return min(1.0, max(t_cdf(distance, len(losses) - 1), least))
 
 
 def _by_unit(values: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -6,26 +6,31 @@ much better the model does there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pruning_server.evaluation import wording
+from pruning_server.evaluation.numbers import paired_number
 from pruning_server.evaluation.paired import (
-    Interval,
-    mcnemar_exact,
-    mean_interval,
+    Difference,
+    compare,
+    interval_between_sets,
+    mean_difference,
     smallest_detectable_loss,
-    tango_interval,
 )
-from pruning_server.spec.report import AccuracySection, GeneralizationSection
+from pruning_server.spec.report_accuracy import (
+    AccuracySection,
+    EpochPoint,
+    GeneralizationSection,
+    NonInferioritySection,
+    PairedNumber,
+)
 from pruning_server.spec.request import Verdict
 
 # Fewer repeats than this do not turn samples into groups: their effect on an interval's width is below 3 %.
 MAX_REPEATED_SHARE = 0.05
-_CAVEATS = {
-    "agreement": "Agreement looks only at the highest output of a sample; where outputs are no class scores, send targets."
-}
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class PairedValues:
         pruned: likewise.
         original_loss: [n] losses, smaller is better; None where the task has none.
         pruned_loss: likewise.
+        units: [n] numbers of the groups that samples belong to; None: each is alone.
     """
 
     original: np.ndarray
     pruned: np.ndarray
     original_loss: np.ndarray | None = None
     pruned_loss: np.ndarray | None = None
+    units: np.ndarray | None = None
 
     @property
     def difference(self) -> float:
@@ -61,8 +68,8 @@ def judge_accuracy(
 ) -> AccuracySection:
     """Returns the accuracy section of the report split.
 
-    Right-or-wrong metrics get Tango's score interval and McNemar's exact test; others the bootstrap. Where samples come
-    in groups, groups are resampled whole, and there is no McNemar test, since it takes samples for independent.
+    Right-or-wrong metrics get Tango's score interval and McNemar's exact test; others the studentized bootstrap. Where
+    samples come in groups, groups are resampled whole, and there is no McNemar test, since it takes samples for independent.
 
     Args:
         values: of the report split, at least one sample.
@@ -75,13 +82,8 @@ def judge_accuracy(
     groups = independent_units(units)
     lost = int(((values.original > 0.5) & (values.pruned <= 0.5)).sum()) if is_binary else None
     gained = int(((values.original <= 0.5) & (values.pruned > 0.5)).sum()) if is_binary else None
-    if lost is not None and gained is not None and groups is None:
-        interval = tango_interval(lost, gained, len(values.original), confidence_level)
-        mcnemar_p = mcnemar_exact(lost, gained)
-    else:
-        differences = np.asarray(values.pruned, np.float64) - np.asarray(values.original, np.float64)
-        interval = mean_interval(differences, confidence_level=confidence_level, seed=seed, units=groups)
-        mcnemar_p = None
+    found = compare(values.original, values.pruned, is_binary=is_binary, seed=seed, units=groups)
+    interval = found.interval(confidence_level)
     return AccuracySection(
         metric=metric,
         samples=len(values.original),
@@ -91,10 +93,11 @@ def judge_accuracy(
         interval=(interval.low, interval.high),
         interval_method=interval.method,
         confidence_level=confidence_level,
-        mcnemar_p=mcnemar_p,
+        mcnemar_p=found.p_equal() if is_binary and groups is None else None,
         right_to_wrong=lost,
         wrong_to_right=gained,
         loss=_judge_loss(values, confidence_level, seed, groups),
+        units=len(values.original) if groups is None else len(np.unique(groups)),
     )
 
 
@@ -107,6 +110,8 @@ def judge_generalization(
     fit: PairedValues | None = None,
     train: PairedValues | None = None,
     units: np.ndarray | None = None,
+    curves: Sequence[EpochPoint] = (),
+    seed: int = 0,
 ) -> GeneralizationSection:
     """Returns the generalization section.
 
@@ -122,26 +127,43 @@ def judge_generalization(
         fit: of the samples that the recovery was fitted on; None where nothing was fitted.
         train: of the caller's training set; None where none was sent.
         units: [n] numbers of the groups that the samples of the report split belong to.
+        curves: losses by epoch of fine-tuning.
+        seed: of the resampling, as for `judge_accuracy`.
     """
+    groups, level = independent_units(units), accuracy.confidence_level
+    found = compare(report.original, report.pruned, is_binary=_is_binary(accuracy), seed=seed, units=groups)
     verdict = decide(accuracy.interval, margin, identical_outputs=identical_outputs)
     differences = np.asarray(report.pruned, np.float64) - np.asarray(report.original, np.float64)
-    detectable = smallest_detectable_loss(differences, accuracy.confidence_level, independent_units(units))
-    overfit = None if fit is None else fit.difference - report.difference
+    detectable = smallest_detectable_loss(differences, level, groups)
+    gap_change, gap_interval = _between(train, found, accuracy, seed)
+    overfit, overfit_interval = _between(fit, found, accuracy, seed)
+    lacking = verdict is not Verdict.FAIL and not identical_outputs and detectable > margin
+    needed = wording.needed_samples(accuracy.samples, detectable, margin) if lacking else None
+    warning = wording.overfit(overfit, overfit_interval, level, margin, curves)
     sentences = [
-        _change(accuracy),
-        _reading(verdict, margin, identical_outputs=identical_outputs),
-        _power(accuracy.samples, detectable, margin) if verdict is not Verdict.FAIL and not identical_outputs else "",
-        _overfit(overfit, margin),
-        _CAVEATS.get(accuracy.metric, ""),
+        wording.change(accuracy),
+        wording.reading(verdict, margin, identical_outputs=identical_outputs),
+        wording.power(detectable, needed) if lacking else "",
+        warning or "",
+        wording.CAVEATS.get(accuracy.metric, ""),
     ]
     return GeneralizationSection(
         gap_original=None if train is None else float(np.mean(train.original)) - float(np.mean(report.original)),
         gap_pruned=None if train is None else float(np.mean(train.pruned)) - float(np.mean(report.pruned)),
+        gap_change=gap_change,
+        gap_change_interval=gap_interval,
+        gap_note=wording.NO_TRAINING_SET if train is None else None,
         recovery_overfit=overfit,
+        recovery_overfit_interval=overfit_interval,
+        overfit_warning=warning,
         verdict=verdict,
+        verdict_sentence=wording.verdict(verdict, accuracy, margin, identical_outputs=identical_outputs),
         margin=margin,
         smallest_detectable_loss=detectable if np.isfinite(detectable) else None,
+        needed_samples=needed,
+        non_inferiority=_non_inferiority(found, verdict, margin, level, identical_outputs=identical_outputs),
         explanation=" ".join(sentence for sentence in sentences if sentence),
+        curves=tuple(curves),
     )
 
 
@@ -164,62 +186,46 @@ def independent_units(units: np.ndarray | None) -> np.ndarray | None:
     return units if repeated > MAX_REPEATED_SHARE * len(units) else None
 
 
-def _judge_loss(values: PairedValues, confidence_level: float, seed: int, units: np.ndarray | None) -> dict[str, Any]:
-    """Keys: original, pruned, delta, interval, interval_method; None where there is no finite loss."""
-    empty: dict[str, Any] = dict.fromkeys(("original", "pruned", "delta", "interval", "interval_method"))
+def _judge_loss(values: PairedValues, confidence_level: float, seed: int, units: np.ndarray | None) -> PairedNumber:
     if values.original_loss is None or values.pruned_loss is None:
-        return empty
+        return PairedNumber()
     original, pruned = np.asarray(values.original_loss, np.float64), np.asarray(values.pruned_loss, np.float64)
-    differences = pruned - original
-    means = {
-        "original": _finite(original.mean()),
-        "pruned": _finite(pruned.mean()),
-        "delta": _finite(differences.mean()),
-    }
-    if not np.isfinite(differences).all():
-        return empty | means
-    interval: Interval = mean_interval(
-        differences, confidence_level=confidence_level, seed=seed, units=units, is_bounded=False
+    with np.errstate(invalid="ignore"):
+        differences = pruned - original
+        delta = float(differences.mean())
+    interval = None
+    if np.isfinite(differences).all():
+        found = mean_difference(differences, seed=seed, units=units, is_bounded=False)
+        interval = found.interval(confidence_level)
+    return paired_number(float(original.mean()), float(pruned.mean()), delta, interval)
+
+
+def _is_binary(accuracy: AccuracySection) -> bool:
+    return accuracy.right_to_wrong is not None
+
+
+def _between(
+    other: PairedValues | None, report: Difference, accuracy: AccuracySection, seed: int
+) -> tuple[float | None, tuple[float, float] | None]:
+    """How much more was gained on another set than on the report split, and its interval."""
+    if other is None:
+        return None, None
+    units = independent_units(other.units)
+    found = compare(other.original, other.pruned, is_binary=_is_binary(accuracy), seed=seed, units=units)
+    level = accuracy.confidence_level
+    interval = interval_between_sets(
+        (other.difference, found.interval(level)), (report.estimate, report.interval(level))
     )
-    return means | {"interval": [interval.low, interval.high], "interval_method": interval.method}
+    return other.difference - accuracy.delta, interval
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _change(accuracy: AccuracySection) -> str:
-    low, high = accuracy.interval
-    return (
-        f"On {accuracy.samples} samples that were neither fitted nor selected on, {accuracy.metric} went from"
-        f" {accuracy.original:.4f} to {accuracy.pruned:.4f}: {accuracy.delta:+.4f},"
-        f" {accuracy.confidence_level:.0%} interval {low:+.4f} to {high:+.4f}."
+def _non_inferiority(
+    found: Difference, verdict: Verdict, margin: float, level: float, *, identical_outputs: bool
+) -> NonInferioritySection:
+    return NonInferioritySection(
+        margin=margin,
+        p_value=None if identical_outputs else found.p_at_most(-margin),
+        alpha=(1.0 - level) / 2.0,
+        method="identical outputs" if identical_outputs else found.method,
+        is_shown=verdict is Verdict.PASS,
     )
-
-
-def _reading(verdict: Verdict, margin: float, *, identical_outputs: bool) -> str:
-    if identical_outputs:
-        return "Both models give the same outputs for every one of them."
-    return {
-        Verdict.PASS: f"A loss of the margin {margin:g} or more is ruled out.",
-        Verdict.FAIL: f"The loss is larger than the margin {margin:g}.",
-        Verdict.INCONCLUSIVE: f"Whether the loss stays within the margin {margin:g} cannot be told.",
-    }[verdict]
-
-
-def _power(samples: int, detectable: float, margin: float) -> str:
-    if detectable <= margin:
-        return ""
-    if not np.isfinite(detectable):
-        return "One independent group of samples says nothing of others: send more groups."
-    needed = int(np.ceil(samples * (detectable / margin) ** 2))
-    return (
-        f"So few samples reliably show only a loss of {detectable:.3g} and more; about {needed} samples in the report"
-        " split would show one of the margin."
-    )
-
-
-def _overfit(overfit: float | None, margin: float) -> str:
-    if overfit is None or overfit <= margin:
-        return ""
-    return f"The recovery won {overfit:.4f} more on the samples it was fitted on than on these: it overfits."

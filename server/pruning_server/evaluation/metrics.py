@@ -15,6 +15,7 @@ from pruning_server.spec.request import Task
 
 # As in torch's cross entropy: an element that does not count.
 IGNORED_LABEL = -100
+_ELEMENT_TASKS = frozenset({Task.SEGMENTATION, Task.SEQUENCE_LABELLING, Task.LANGUAGE_MODELLING})
 LARGEST_ERROR = 1e12
 
 PerSample = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -58,20 +59,24 @@ class Metric:
 
 
 def choose_metric(
-    task: Task, output_shape: tuple[int, ...], target_shape: tuple[int, ...] | None = None, *, threshold: float = 0.0
+    task: Task,
+    output_shape: tuple[int, ...],
+    *,
+    threshold: float = 0.0,
+    class_axis: int | None = None,
 ) -> Metric:
     """Returns the metric of a task.
 
     Args:
         task: what the model is for.
         output_shape: of one sample's output, without the batch axis.
-        target_shape: of one sample's target.
-        threshold: from where on an output of a binary or multilabel model says yes: 0 for logits, 0.5 for probabilities.
+        threshold: from where on an output that is yes or no says yes: 0 for logits, 0.5 for probabilities.
+        class_axis: of the outputs [n, ...] of pixels or tokens; None: each has one output, yes or no.
 
-    Classification: `accuracy`; several labels: `exact_match`, all labels of a sample right; one label per pixel or
-    token: `element_accuracy`, the fraction of a sample's elements that are right, those with target -100 left out;
-    regression: `r2`. Without targets: `agreement` of the highest output with the original's where there are several,
-    else `agreement_r2` with the original's values; embeddings: `cosine_similarity` to the original's.
+    Classification: `accuracy`, also of one next token per sample; several labels: `exact_match`, all labels of a sample
+    right; one label per pixel or token: `element_accuracy`, the fraction of a sample's elements that are right, those with
+    target -100 left out; regression: `r2`. Without targets: `agreement` of the highest output with the original's where
+    there are several, else `agreement_r2` with the original's values; embeddings: `cosine_similarity` to the original's.
 
     All are without a unit and at most 1, so that a margin means the same everywhere: 0.01 is one sample of a hundred, or
     for r2 squared errors that grow by one hundredth of the targets' variance.
@@ -80,13 +85,13 @@ def choose_metric(
     match task:
         case Task.CLASSIFICATION if single:
             return _judged("accuracy", lambda y, t: _binary_right(y, t, threshold), is_binary=True)
-        case Task.CLASSIFICATION:
+        case Task.CLASSIFICATION | Task.LANGUAGE_MODELLING if len(output_shape) == 1:
             return _judged("accuracy", _top_right, is_binary=True)
         case Task.MULTILABEL:
             return _judged("exact_match", lambda y, t: _binary_right(y, t, threshold), is_binary=True)
-        case Task.SEGMENTATION | Task.SEQUENCE_LABELLING | Task.LANGUAGE_MODELLING:
-            axis = _class_axis(task, output_shape, target_shape)
-            return _judged("element_accuracy", lambda y, t: _elements_right(y, t, axis), is_binary=False)
+        case _ if task in _ELEMENT_TASKS:
+            chosen = chosen_classes(class_axis, threshold)
+            return _judged("element_accuracy", lambda y, t: _elements_right(y, t, chosen), is_binary=False)
         case Task.REGRESSION:
             return _judged("r2", _explained, is_binary=False)
         case Task.EMBEDDING:
@@ -95,6 +100,13 @@ def choose_metric(
             return _compared("agreement", _same_top, is_binary=True)
         case _:
             return _compared("agreement_r2", _explained, is_binary=False)
+
+
+def chosen_classes(class_axis: int | None, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns outputs [n, ...] into class numbers [n, elements]: the highest along the axis, else yes or no."""
+    if class_axis is None:
+        return lambda outputs: (_rows(outputs) > threshold).astype(np.int64)
+    return lambda outputs: _rows(outputs.argmax(axis=class_axis))
 
 
 def _judged(name: str, compute: PerSample, *, is_binary: bool) -> Metric:
@@ -126,26 +138,13 @@ def _same_top(outputs: np.ndarray, original: np.ndarray) -> np.ndarray:
     return np.asarray(outputs.argmax(axis=1) == original.argmax(axis=1))
 
 
-def _elements_right(outputs: np.ndarray, targets: np.ndarray, axis: int) -> np.ndarray:
-    right = _rows(outputs.argmax(axis=axis)) == _rows(targets)
-    counted = _rows(targets) != IGNORED_LABEL
+def _elements_right(outputs: np.ndarray, targets: np.ndarray, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    wanted = _rows(targets)
+    right = chosen(outputs) == wanted
+    counted = wanted != IGNORED_LABEL
     totals = counted.sum(axis=1)
     # A sample of which nothing counts is neither right nor wrong: both models get the same.
     return np.where(totals > 0, (right & counted).sum(axis=1) / np.maximum(totals, 1), 1.0)
-
-
-def _class_axis(task: Task, output_shape: tuple[int, ...], target_shape: tuple[int, ...] | None) -> int:
-    """The axis of [n, ...] outputs that numbers the classes: torch puts it first, sequence models often last."""
-    fits = {1: output_shape[1:] == target_shape, len(output_shape): output_shape[:-1] == target_shape}
-    preferred = (1, len(output_shape)) if task is Task.SEGMENTATION else (len(output_shape), 1)
-    for axis in preferred:
-        if target_shape is not None and fits[axis]:
-            return axis
-    raise JobFailureError(
-        Reason.DATASET_TARGETS,
-        f"the targets have the shape {target_shape} per sample and the outputs {output_shape}; {task.value} needs one"
-        " class number for each element: outputs without their class axis must be shaped like the targets",
-    )
 
 
 def _explained(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:

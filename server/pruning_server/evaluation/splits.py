@@ -6,13 +6,13 @@ Exact in size, stratified, seeded, and grouped: samples that belong together nev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.evaluation.assignment import SHARE_TOLERANCE, assign, share_out
-from pruning_server.evaluation.strata import find_strata
+from pruning_server.evaluation.strata import find_strata, warn_of_one_label
 from pruning_server.evaluation.units import find_units
 from pruning_server.spec.request import SplitFractions, Task
 
@@ -73,13 +73,21 @@ def split_dataset(
         JobFailureError: there are fewer samples, or fewer independent groups of them, than the parts need
             (DATASET_TOO_SMALL), or a part is missing in `marks` (DATASET_SPLIT).
     """
-    count = len(inputs[0])
     units = find_units(inputs, groups)
     if marks is not None:
-        return _marked(np.asarray(marks), units, fractions)
+        splits = _marked(np.asarray(marks), units, fractions)
+    else:
+        splits = _dealt(units, targets, fractions, seed, task, grouped=groups is not None)
+    return replace(splits, warnings=(*splits.warnings, *warn_of_one_label(targets, task, splits.report)))
+
+
+def _dealt(
+    units: np.ndarray, targets: np.ndarray | None, fractions: SplitFractions, seed: int, task: Task, *, grouped: bool
+) -> Splits:
+    count = len(units)
     shares = _shares(fractions)
-    warnings = _duplicate_warnings(units, len(shares)) if groups is None else ()
-    if groups is None and _unit_count(units) < len(shares):
+    warnings = () if grouped else _duplicate_warnings(units, len(shares))
+    if not grouped and _unit_count(units) < len(shares):
         units = np.arange(count, dtype=np.int64)
     needed = {part: _MIN_SAMPLES.get(part, 1) for part in shares}
     _require_enough(count, units, needed)

@@ -40,6 +40,23 @@ def find_strata(targets: np.ndarray | None, task: Task, count: int) -> Strata:
     return _one_stratum(count)
 
 
+def warn_of_one_label(targets: np.ndarray | None, task: Task, rows: np.ndarray) -> tuple[str, ...]:
+    """What to say where all targets are the same, or all those of `rows`, the part that is judged."""
+    if targets is None or task not in {Task.CLASSIFICATION, Task.REGRESSION, Task.MULTILABEL}:
+        return ()
+    flat = np.asarray(targets).reshape(len(targets), -1)
+    metric = "a score" if task is Task.REGRESSION else "accuracy"
+    for part, where in ((flat, "of the set"), (flat[rows], "of the report part")):
+        if len(part) and bool((part == part[0]).all()):
+            label = ", ".join(f"{float(value):g}" for value in part[0][:MAX_NAMED_CLASSES])
+            text = (
+                f"all {len(part)} targets {where} are the same ({label}): a model that always answers this is never wrong,"
+                f" so that {metric} says little here; send samples of every class"
+            )
+            return (text.replace("every class", "different targets") if task is Task.REGRESSION else text,)
+    return ()
+
+
 def _one_stratum(count: int) -> Strata:
     return Strata(np.zeros(count, dtype=np.int64), stratified=False)
 

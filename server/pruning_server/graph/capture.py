@@ -12,6 +12,7 @@ from pruning_server.graph import ir
 from pruning_server.graph.domain import Domain
 from pruning_server.graph.execution import Executor
 from pruning_server.graph.program import Step, compile_graph
+from pruning_server.graph.readers import read_elsewhere
 from pruning_server.graph.slots import Slot, find_places
 from pruning_server.graph.state import StateGuard
 
@@ -34,6 +35,11 @@ _PRODUCTS: Mapping[str, tuple[int, int, int | None, bool]] = {
     "aten::addmm": (1, 2, 0, False),
     "aten::mm": (0, 1, None, False),
     "aten::matmul": (0, 1, None, False),
+}
+# Kernel and bias of these, by position.
+_LINEAR = {op: frozenset({1, 2}) for op in _CONVOLUTIONS} | {
+    op: frozenset(place for place in (kernel, bias) if place is not None)
+    for op, (_, kernel, bias, _) in _PRODUCTS.items()
 }
 
 
@@ -58,7 +64,7 @@ class LinearCall:
 
     Attributes:
         weight: dotted name of the stored kernel.
-        bias: dotted name of the stored bias [out] that the op adds, if any.
+        bias: dotted name of the stored bias [out] that the op adds, if any, and that nothing reads but ops like this one.
         op: the op's name.
         inputs: what it was given: [N, in, *space] of a convolution, [..., in] of a product.
         output: what it gave, the bias included: [N, out, *space] or [..., out].
@@ -158,6 +164,7 @@ class Capture:
         self._module = module
         self._guard = guard or StateGuard(module)
         self._method = compile_graph(ir.inlined_copy(module, "forward"))
+        self._elsewhere = frozenset(slot.name for slot in read_elsewhere(module, _LINEAR))
 
     def run(
         self, inputs: Sequence[object], visit: Callable[[LinearCall], None], names: Collection[str] | None = None
@@ -165,23 +172,31 @@ class Capture:
         """One run; arguments, result and errors are those of `capture`."""
         places = find_places(self._module)
         with torch.no_grad(), self._guard:
-            domain = Watching(places.slots.values(), visit, None if names is None else frozenset(names))
+            wanted = None if names is None else frozenset(names)
+            domain = Watching(places.slots.values(), visit, wanted, self._elsewhere)
             return Executor(self._module, domain, places).run(self._method, "forward", inputs)
 
 
 class Watching(Domain):
-    """Reports the uses of stored kernels to `visit`; `names` limits them."""
+    """Reports the uses of stored kernels to `visit`; `names` limits them. Other ops read the tensors of `elsewhere`, too."""
 
     def __init__(
-        self, slots: Collection[Slot], visit: Callable[[LinearCall], None], names: frozenset[str] | None
+        self,
+        slots: Collection[Slot],
+        visit: Callable[[LinearCall], None],
+        names: frozenset[str] | None,
+        elsewhere: frozenset[str] = frozenset(),
     ) -> None:
         self._visit = visit
         self._names = names
         # The first name of each memory: what a survey of the weights calls it.
         self._slots: dict[tuple[int, int], Slot] = {}
+        self._elsewhere: set[str] = set()
         for slot in slots:
             if slot.tensor.layout is torch.strided and slot.tensor.is_floating_point() and slot.tensor.numel():
-                self._slots.setdefault((slot.tensor.data_ptr(), slot.tensor.numel()), slot)
+                first = self._slots.setdefault((slot.tensor.data_ptr(), slot.tensor.numel()), slot)
+                if slot.name in elsewhere:
+                    self._elsewhere.add(first.name)
 
     def apply(self, step: Step, inputs: Sequence[Any]) -> Sequence[Any]:
         """Runs an op, and shows it where its kernel is stored."""
@@ -204,7 +219,9 @@ class Watching(Domain):
     def _bias(self, tensor: Any, channels: int) -> str | None:
         slot = self._stored(tensor)
         # One number that is added to all channels belongs to none of them.
-        return slot.name if slot is not None and slot.tensor.shape == (channels,) else None
+        if slot is None or slot.tensor.shape != (channels,) or slot.name in self._elsewhere:
+            return None
+        return slot.name
 
     def _convolution(self, step: Step, inputs: Sequence[Any], output: torch.Tensor) -> None:
         given = dict(zip((argument.name for argument in ir.arguments_of(step.node)), inputs, strict=True))

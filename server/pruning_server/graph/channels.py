@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pruning_server.graph.head_choices import HeadChoices
 
 Ids: TypeAlias = NDArray[np.int64]
 
@@ -33,14 +36,20 @@ class Cause:
 
 
 class Channels:
-    """Elements, their classes, and which classes are frozen."""
+    """Elements, their classes, and which classes are frozen.
+
+    Attributes:
+        choices: where attention may lose dimensions inside heads too; None where only whole heads go.
+    """
 
     def __init__(self) -> None:
+        self.choices: HeadChoices | None = None
         self._parents: list[int] = []
         self._causes: dict[int, dict[Cause, None]] = {}
         self._consumers: set[int] = set()
         self._made_of: dict[int, set[int]] = {}
         self._heads: set[int] = set()
+        self._last: set[int] = set()
         self._contracted: list[tuple[Ids, Cause]] = []
         self._shifted: list[Ids] = []
         self._mixed: list[Ids] = []
@@ -106,6 +115,15 @@ class Channels:
         for element in np.unique(ids).tolist():
             if element != FIXED:
                 self._freeze(self.find(element), [cause])
+
+    def keep_last(self, element: int, cause: Cause) -> None:
+        """The element's class stays because nothing would be left of an axis without it; others of the axis may go."""
+        self._last.add(self.find(element))
+        self._freeze(self.find(element), [cause])
+
+    def is_last(self, element: int) -> bool:
+        """Whether `keep_last` is all that keeps the element's class."""
+        return self.find(element) in self._last
 
     def is_frozen(self, element: int) -> bool:
         """Whether the element's class always stays."""
@@ -208,12 +226,17 @@ class Channels:
 
     def settle(self, cause: Cause) -> None:
         """Decides every open box: for what it has met, else for the axis that leaves most classes apart."""
+        if self.choices is not None:
+            self.choices.settle()
         while self._meetings:
             self._settle_meeting(*self._meetings.pop(0))
         for ids in self._boxes.values():
             self.choose_axis(ids, cause)
 
     def _settle_meeting(self, box: Ids, rows: Ids, cause: Cause) -> None:
+        if self.choices is not None:
+            self.choices.settle_for(rows)
+            self.choices.note_met(box, rows)
         varying = self.varying_axes(box)
         shared = [axis for axis in varying if rows.shape[axis] > 1]
         if varying and (not shared or (len(shared) < len(varying) and self._all_frozen(rows))):
@@ -241,7 +264,7 @@ class Channels:
         if not varying:
             self.freeze(ids, cause)
             return None
-        kept = max(varying, key=lambda axis: (self._classes_if_kept(ids, axis), -axis))
+        kept = max(varying, key=lambda axis: (self.classes_if_kept(ids, axis), -axis))
         for axis in varying:
             if axis != kept:
                 self.unite_along(ids, axis, cause)
@@ -254,7 +277,8 @@ class Channels:
             axis for axis in range(ids.ndim) if ids.shape[axis] > 1 and (roots != np.take(roots, [0], axis)).any()
         )
 
-    def _classes_if_kept(self, ids: Ids, kept: int) -> int:
+    def classes_if_kept(self, ids: Ids, kept: int) -> int:
+        """Number of classes of a box that would be left if all of its axes but one were united."""
         rows = np.moveaxis(self.roots(ids), kept, 0).reshape(ids.shape[kept], -1)
         return _components(rows)
 

@@ -13,6 +13,7 @@ import torch
 
 from pruning_server.graph import ir
 from pruning_server.graph.domain import (
+    UNSET,
     Domain,
     EndlessLoopError,
     Instance,
@@ -26,6 +27,7 @@ from pruning_server.graph.program import Method, Program, Step, compile_graph
 from pruning_server.graph.slots import Places, find_places
 
 _TRAINING = "training"
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _MOST_EXPLORED_ROUNDS = 256
 _PASSING = frozenset({"prim::unchecked_cast", "prim::unchecked_unwrap_optional", "aten::_unwrap_optional"})
 
@@ -301,27 +303,46 @@ class _Frame:
             for inner, out, present in zip(taken.outputs, step.outputs, taken.present, strict=True):
                 if present or inner in self._fixed or inner in self._decided:
                     self._decided.add(out)
-        elif not self._explored(step, other, results):
+            return results
+        explored = self._explored(step, other, results)
+        if explored is None:
             self._domain.skip(step, other, captured, results)
-        return results
+        self._settle(step, (taken, other), results, explored)
+        # What only the other branch returns is what code behind a test for that will see.
+        pairs = zip(results, explored or results, strict=True)
+        return [two if one is UNSET else one for one, two in pairs]
 
-    def _explored(self, step: Step, block: Program, results: Sequence[Any]) -> bool:
-        """Runs the branch that was not taken and lets the domain merge it; False where that is not possible."""
+    def _settle(
+        self, step: Step, blocks: Sequence[Program], results: Sequence[Any], explored: Sequence[Any] | None
+    ) -> None:
+        """What is the same whichever branch runs is as settled as it is in both."""
+        outputs = zip(blocks[0].outputs, blocks[1].outputs, step.outputs, results, explored or results, strict=True)
+        for one, two, out, value, other in outputs:
+            alike = explored is not None and type(value) in _PLAIN and type(value) is type(other) and value == other
+            if (one == two or alike) and {one, two} <= self._fixed:
+                self._fixed.add(out)
+            same_presence = explored is not None and (value is None) == (other is None)
+            if (one == two or same_presence) and {one, two} <= self._decided | self._fixed:
+                self._decided.add(out)
+
+    def _explored(self, step: Step, block: Program, results: Sequence[Any]) -> Sequence[Any] | None:
+        """Runs the branch that was not taken and lets the domain merge it; None where that is not possible."""
         if not (self._domain.explores and block.harmless) or id(step) in self._executor.endless:
-            return False
+            return None
         if not self._domain.exploring:
             self._domain.explored_rounds = 0
         self._domain.exploring += 1
         try:
-            self._domain.merge(step, results, self._block(block))
+            explored = self._block(block)
+            self._domain.merge(step, results, explored)
         except EndlessLoopError:
             self._executor.endless.add(id(step))
-            return False
+            return None
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
-            return False  # it was never meant for these values
+            return None  # it was never meant for these values
         finally:
             self._domain.exploring -= 1
-        return True
+        return explored
 
     def _loop(self, step: Step, args: list[Any]) -> list[Any]:
         (body,) = step.blocks

@@ -80,6 +80,23 @@ def replace_node(old: Node, new: Node) -> None:
     old.destroy()
 
 
+def insert_tuple_unpack(graph: Graph, before: Node, value: Value, length: int) -> list[Value]:
+    """The elements of a tuple of tensors before a node."""
+    node = graph.create("prim::TupleUnpack", [value], length)
+    node.insertBefore(before)
+    for element in node.outputs():
+        element.setType(torch._C.TensorType.get())
+    return list(node.outputs())
+
+
+def replace_results(old: Node, results: Sequence[Value]) -> None:
+    """Every user of a node's results takes these, and the node goes."""
+    for value, result in zip(old.outputs(), results, strict=True):
+        result.setType(value.type())
+        value.replaceAllUsesWith(result)
+    old.destroy()
+
+
 def is_private_list(value: Value) -> bool:
     """Whether a list is built right from its elements for one user, so that nothing can have changed it since."""
     return value.node().kind() == "prim::ListConstruct" and len(value.uses()) == 1

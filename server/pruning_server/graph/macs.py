@@ -165,13 +165,18 @@ def _attention(_: NodeShapes, seen: _Inputs, __: Mapping[int, Shape]) -> int:
 
 
 def _fused_attention(node: NodeShapes, seen: _Inputs, _: Mapping[int, Shape]) -> int:
-    """Fused attention blocks: every matrix meets every token, and every token meets every token twice."""
+    """Fused attention blocks: every matrix meets every token, and every token meets every token twice.
+
+    The packed rows are those of queries, keys and values; the projection's columns are as many as the values.
+    """
     weights = [shape for index, name in enumerate(node.arguments) if "weight" in name for shape in seen.get(index, ())]
     matrices = [shape for shape in weights if len(shape) == 2]
     if not matrices:
         raise ValueError(node.op)
-    batch, length, width = _tensor(seen, 0)
-    return batch * length * (sum(prod(shape) for shape in matrices) + 2 * length * width)
+    batch, length, _ = _tensor(seen, 0)
+    values = matrices[1][1]
+    queries = (matrices[0][0] - values) // 2
+    return batch * length * (sum(prod(shape) for shape in matrices) + length * (queries + values))
 
 
 def _einsum(node: NodeShapes, seen: _Inputs, _: Mapping[int, Shape]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pruning_server.graph import ir
+from pruning_server.graph.domain import UNSET
 
 Native: TypeAlias = Callable[[Any, list[Any]], list[Any]]
 
@@ -105,7 +106,7 @@ STRUCTURE: Mapping[str, Native] = {
     "prim::unchecked_cast": lambda _, args: [args[0]],
     "prim::unchecked_unwrap_optional": lambda _, args: [args[0]],
     "aten::_unwrap_optional": lambda _, args: [args[0]],
-    "prim::Uninitialized": lambda _, __: [None],
+    "prim::Uninitialized": lambda _, __: [UNSET],
     "aten::format": _format,
     "prim::Print": lambda _, __: [],
     "aten::warn": lambda _, __: [],

@@ -36,7 +36,7 @@ _STRUCTURE = frozenset(
         "aten::_unwrap_optional",
     }
 )
-_EFFECTS = frozenset(
+EFFECTS = frozenset(
     {
         "prim::SetAttr",
         "prim::CallMethod",
@@ -179,7 +179,7 @@ def _block(block: ir.Block, inputs: Sequence[ir.Value]) -> Program:
         steps=tuple(steps),
         outputs=outputs,
         raises=bool(raises),
-        effects=any(step.op in _EFFECTS or any(inner.effects for inner in step.blocks) for step in steps),
+        effects=any(step.op in EFFECTS or any(inner.effects for inner in step.blocks) for step in steps),
         writes=_outer_writes(steps),
         present=tuple(ir.type_kind(value) not in _MAYBE_NONE for value in block.outputs()),
     )

@@ -58,6 +58,7 @@ class Structure:
         frozen: what cannot, and why.
         methods: methods that were run to find this out.
         failed_rules: forms of ops that a rule did not foresee; what they touch is frozen.
+        attention_by_dims: how many products of queries and keys lose dimensions inside heads, not whole heads.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -69,6 +70,7 @@ class Structure:
     stored: tuple[ShapeLengths, ...]
     work: tuple[Work, ...]
     batch_size: int
+    attention_by_dims: int = 0
 
     def classes(self, removal: Removal) -> frozenset[int]:
         """The classes of the channels to remove.
@@ -123,7 +125,9 @@ class Structure:
         return tuple(cuts)
 
 
-def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int = 1) -> Structure:
+def analyse(
+    module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int = 1, head_dims: bool = False
+) -> Structure:
     """Finds out which channels can be removed, by running the model with labels on every axis.
 
     Methods without samples are run with those of `forward`, or without arguments, where they take them; what only
@@ -133,12 +137,14 @@ def analyse(module: torch.jit.ScriptModule, samples: Samples, *, batch_size: int
         module: a load of the archive that nobody else uses; it is the same afterwards.
         samples: by method, the inputs of each run; two batch sizes at least, where the model allows.
         batch_size: samples in the first run of `forward`, for the cost per sample.
+        head_dims: attention may lose the same dimensions of every head, those of queries and keys apart from those of
+            values, where that leaves more to choose from than whole heads.
 
     Raises:
         TypeError: too few arguments.
         RuntimeError: whatever the model raises, or a node that cannot be executed.
     """
-    return assemble(module, trace_module(module, samples), batch_size)
+    return assemble(module, trace_module(module, samples, head_dims=head_dims), batch_size)
 
 
 def assemble(module: torch.jit.ScriptModule, traced: Traced, batch_size: int) -> Structure:
@@ -155,6 +161,7 @@ def assemble(module: torch.jit.ScriptModule, traced: Traced, batch_size: int) ->
         stored=tuple(leaf_lengths(leaf, channels, is_parameter=leaf.name in parameters) for leaf in tracer.leaves),
         work=find_work(tracer.visits[: traced.visited], channels),
         batch_size=batch_size,
+        attention_by_dims=channels.choices.by_dims() if channels.choices is not None else 0,
     )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
+
+from msgspec import structs
 
 from pruning_server.errors import InvalidRequestError, Reason, UnavailableError
 from pruning_server.jobs.admission import NamedRef, check_refs
+from pruning_server.jobs.fetching import NoUris, UriResolver
 from pruning_server.jobs.ports import ArtifactStore, CancelToken, Inspector
 from pruning_server.spec.artifacts import ArtifactKind
 from pruning_server.spec.base import Value, to_json
 from pruning_server.spec.inspection import Inspection, InspectionRequest, TensorSpec, find_inspection_problems
 from pruning_server.spec.problems import refuse
-from pruning_server.spec.request import ScalarArgument
+from pruning_server.spec.request import DynamicAxes, ScalarArgument
 
 # The folder of one inspection: filled by the server, answered by `python -m pruning_server.worker inspect FOLDER`.
 TASK_FILE = "task.json"
@@ -31,6 +35,7 @@ class InspectionTask(Value, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     arguments: tuple[ScalarArgument, ...]
     threads: int
+    dynamic_axes: tuple[DynamicAxes, ...] = ()
 
 
 class InspectionRefusal(Value, frozen=True, kw_only=True):
@@ -52,8 +57,9 @@ class InspectionAnswer(Value, frozen=True, kw_only=True):
 class InspectionService:
     """Inspections of callers; every method may be called from any thread."""
 
-    def __init__(self, artifacts: ArtifactStore, inspector: Inspector) -> None:
+    def __init__(self, artifacts: ArtifactStore, inspector: Inspector, uris: UriResolver | None = None) -> None:
         self._artifacts = artifacts
+        self._uris = uris or UriResolver(NoUris(), 1)
         self._inspector = inspector
         self._lock = threading.Lock()
         self._remembered: OrderedDict[bytes, Inspection] = OrderedDict()
@@ -68,6 +74,12 @@ class InspectionService:
         refs = [NamedRef("model", ArtifactKind.TORCHSCRIPT, request.model)]
         if request.samples is not None:
             refs.append(NamedRef("samples", ArtifactKind.DATASET, request.samples))
+        fetched = self._uris.resolve_refs(owner, tuple(refs), cancelled)
+        if fetched:
+            refs = [replace(named, ref=fetched.get(named.field, named.ref)) for named in refs]
+            request = structs.replace(
+                request, model=fetched.get("model", request.model), samples=fetched.get("samples", request.samples)
+            )
         check_refs(owner, refs, self._artifacts)
         key = self._key(owner, request)
         with self._lock:
@@ -83,10 +95,10 @@ class InspectionService:
         return found
 
     def _key(self, owner: str, request: InspectionRequest) -> bytes:
-        """Content and inputs; who asks does not matter, since they hold the same bytes."""
+        """Who asks, content and inputs. An answer that came sooner would tell one owner that another has the same file."""
         refs = [ref for ref in (request.model, request.samples) if ref is not None]
         contents = [self._artifacts.get(owner, ref.artifact_id).sha256 for ref in refs]
-        return to_json([contents, request.inputs, request.arguments])
+        return to_json([owner, contents, request.inputs, request.arguments, request.dynamic_axes])
 
 
 def refusal_error(refusal: InspectionRefusal) -> InvalidRequestError:

@@ -181,13 +181,18 @@ class JobStore(Protocol):
         device: str,
         max_attempts: int,
         queue_capacity: int,
+        max_queued_per_owner: int | None = None,
     ) -> tuple[Job, bool]:
         """Queues a job and returns (job, created); the same request_id and spec returns the earlier one.
 
         Raises:
             AlreadyExistsError: the request_id came before, with another spec.
-            CapacityError: the queue is full.
+            CapacityError: the queue is full, or the owner's share of it.
         """
+        ...
+
+    def check_capacity(self, owner: str, queue_capacity: int, max_queued_per_owner: int | None) -> None:
+        """Raises CapacityError where `create` would, as things are now; cheap."""
         ...
 
     def find_request(self, owner: str, request_id: str) -> Job | None:
@@ -200,19 +205,22 @@ class JobStore(Protocol):
 
     def list(
         self,
-        owner: str,
+        owner: str | None,
         states: frozenset[JobState],
         labels: Mapping[str, str],
         page_size: int,
         page_token: str,
     ) -> tuple[Sequence[Job], str]:
-        """Returns a page, newest first, and the token of the next one (empty: none)."""
+        """Returns a page, newest first, and the token of the next one (empty: none); owner None: of all."""
         ...
 
-    def claim(self, free_devices: Sequence[str], lease_owner: str) -> tuple[Job, str] | None:
-        """Moves the oldest queued job that a free device can serve to RUNNING, attempt + 1; returns it and the device.
+    def claim(
+        self, free_devices: Sequence[str], lease_owner: str, max_running_per_owner: int | None = None
+    ) -> tuple[Job, str] | None:
+        """Moves the queued job whose turn it is and that a free device can serve to RUNNING, attempt + 1.
 
-        A job's `device` is `cpu`, `cuda` (any) or `cuda:N`; devices are named `cpu` or `cuda:N`.
+        Returns it and the device. Owners take turns: the one with the fewest running jobs first, then the one served
+        longest ago; of an owner's jobs, each step of priority is worth 100 places in the order of submission. A job's `device` is `cpu`, `cuda` (any) or `cuda:N`; devices are named `cpu` or `cuda:N`.
         """
         ...
 
@@ -220,7 +228,7 @@ class JobStore(Protocol):
         """Adds an event of a run; None (and nothing stored) once that run is over."""
         ...
 
-    def request_cancel(self, owner: str, job_id: str) -> Job:
+    def request_cancel(self, owner: str | None, job_id: str) -> Job:
         """QUEUED -> CANCELLED, RUNNING -> CANCELLING; terminal and CANCELLING jobs stay as they are."""
         ...
 
@@ -251,7 +259,7 @@ class JobStore(Protocol):
         """Events with a number above `sequence`, in order, at most `limit`."""
         ...
 
-    def delete(self, owner: str, job_id: str) -> None:
+    def delete(self, owner: str | None, job_id: str) -> None:
         """Deletes a terminal job and its events; PreconditionError while it is not terminal."""
         ...
 
@@ -339,8 +347,8 @@ class Metrics(Protocol):
         """A cancelled job's worker is gone."""
         ...
 
-    def transfer(self, direction: str) -> AbstractContextManager[Callable[[int], None]]:
-        """Counts one transfer (`upload` or `download`) while open; call the value with bytes moved."""
+    def transfer(self, direction: str, transport: str = "grpc") -> AbstractContextManager[Callable[[int], None]]:
+        """Counts one transfer (`upload` or `download`, over `grpc` or `uri`) while open; call the value with bytes moved."""
         ...
 
     def transfer_resumed(self, direction: str) -> None:

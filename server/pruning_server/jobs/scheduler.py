@@ -26,10 +26,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """How many jobs run at a time on the CPU and on each CUDA device, and how often the house is kept."""
+    """How many jobs run at a time on the CPU, on each CUDA device and of one owner, and how often the house is kept."""
 
     cpu_slots: int = 1
     cuda_slots_per_device: int = 1
+    max_running_per_owner: int | None = None
     housekeeping_interval_seconds: float = 300.0
 
 
@@ -156,7 +157,8 @@ class Scheduler:
 
     def _start_next(self, slots: DeviceSlots) -> bool:
         free = slots.free()
-        claimed = self._store.claim(free, self.lease_owner) if free else None
+        most = self._options.max_running_per_owner
+        claimed = self._store.claim(free, self.lease_owner, most) if free else None
         if claimed is None:
             return False
         job, device = claimed

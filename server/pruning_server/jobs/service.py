@@ -14,6 +14,7 @@ from pruning_server.jobs.checks import check_summaries
 from pruning_server.jobs.continuing import repeat_continuation, resolve_continuation
 from pruning_server.jobs.devices import device_type, resolve_device
 from pruning_server.jobs.events import Event, Snapshot, StateEvent
+from pruning_server.jobs.fetching import NEVER_CANCELLED, NoUris, UriResolver, repeat_uris
 from pruning_server.jobs.model import Job, JobState
 from pruning_server.jobs.ports import ArtifactStore, CancelToken, Clock, Gate, JobStore, Metrics, ProbeSource
 from pruning_server.jobs.probe import Probe
@@ -27,13 +28,14 @@ STOP_CHECK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class JobLimits:
-    """Bounds of every job. `memory_bytes`: the most that one worker may use."""
+    """Bounds of every job. `memory_bytes`: the most that one worker may use; `max_queued_per_owner`: None: no bound."""
 
     queue_capacity: int = 100
     max_attempts: int = 3
     max_attempts_allowed: int = 10
     memory_bytes: int | None = None
     max_timeout_seconds: float | None = None
+    max_queued_per_owner: int | None = None
 
 
 class RunControl(Protocol):
@@ -63,6 +65,7 @@ class JobService:
         metrics: Metrics,
         clock: Clock,
         limits: JobLimits,
+        uris: UriResolver | None = None,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
@@ -73,11 +76,19 @@ class JobService:
         self._metrics = metrics
         self._clock = clock
         self._limits = limits
+        self._uris = uris or UriResolver(NoUris(), 1)
         self._draining = threading.Event()
         self._cancel_lock = threading.Lock()
 
-    def submit(self, owner: str, request_id: str, spec: PruningSpec, labels: Mapping[str, str]) -> Job:
-        """Queues a job, once per request_id.
+    def submit(
+        self,
+        owner: str,
+        request_id: str,
+        spec: PruningSpec,
+        labels: Mapping[str, str],
+        cancelled: CancelToken = NEVER_CANCELLED,
+    ) -> Job:
+        """Queues a job, once per request_id; `cancelled` ends the fetching of files that it names by URI.
 
         Raises:
             InvalidRequestError: the spec, a file of it, or how they fit; the violations name the fields.
@@ -92,9 +103,11 @@ class JobService:
         check_implemented(spec)
         earlier = self._store.find_request(owner, request_id)
         if earlier is None:
-            spec = resolve_continuation(owner, spec, self._store, self._artifacts)
-        else:  # whatever has become since of the job that it continues from
-            spec = repeat_continuation(spec, earlier.spec)
+            self._check_open()
+            self._check_room(owner)
+            spec = self._resolve(owner, spec, cancelled)
+        else:  # whatever has become since of the files, and of the job that it continues from
+            spec = repeat_continuation(repeat_uris(spec, earlier.spec), earlier.spec)
         # A repeated call gets its job also when by now the queue is full, the server drains or the files are gone.
         device = self._admit(owner, spec) if earlier is None else earlier.device
         try:
@@ -106,25 +119,30 @@ class JobService:
                 device=device,
                 max_attempts=self._max_attempts(spec),
                 queue_capacity=self._limits.queue_capacity,
+                max_queued_per_owner=self._limits.max_queued_per_owner,
             )
         except CapacityError as error:
-            if error.reason is Reason.QUEUE_FULL:
-                self._metrics.job_rejected("queue_full")
+            self._count_refusal(error)
             raise
         if created:
             self._metrics.job_submitted(strategy_name(spec.strategy))
             self._runs.wake()
         return job
 
-    def validate(self, owner: str, spec: PruningSpec, labels: Mapping[str, str]) -> Job:
-        """Checks everything that can be checked without running; stores nothing and returns a job without an id.
+    def validate(
+        self, owner: str, spec: PruningSpec, labels: Mapping[str, str], cancelled: CancelToken = NEVER_CANCELLED
+    ) -> Job:
+        """Checks everything that can be checked without running; returns a job without an id, and stores none.
+
+        Files that it names by URI are fetched and kept for a while, as the check needs them.
 
         Raises:
             the same as `submit`, but for those of the queue and of the request_id.
         """
         check_spec(spec)
         check_implemented(spec)
-        spec = resolve_continuation(owner, spec, self._store, self._artifacts)
+        self._check_open()
+        spec = self._resolve(owner, spec, cancelled)
         return Job(
             job_id="",
             owner=owner,
@@ -138,17 +156,17 @@ class JobService:
             labels=dict(labels),
         )
 
-    def get(self, owner: str, job_id: str) -> Job:
-        """Returns the job, or raises NotFoundError."""
+    def get(self, owner: str | None, job_id: str) -> Job:
+        """Returns the job, or raises NotFoundError; here and below, owner None sees all."""
         return self._store.get(owner, job_id)
 
     def list(
-        self, owner: str, states: frozenset[JobState], labels: Mapping[str, str], page_size: int, page_token: str
+        self, owner: str | None, states: frozenset[JobState], labels: Mapping[str, str], page_size: int, page_token: str
     ) -> tuple[Sequence[Job], str]:
         """Returns a page, newest first, and the token of the next one (empty: none)."""
         return self._store.list(owner, states, labels, page_size, page_token)
 
-    def cancel(self, owner: str, job_id: str) -> Job:
+    def cancel(self, owner: str | None, job_id: str) -> Job:
         """Cancels a job: at once if it waits, else as soon as its worker is gone; a job that has ended stays as it is."""
         # One at a time: a job that was not being cancelled before, and is CANCELLED now, waited, and is counted by exactly
         # one caller. It may have run before, and been queued again between the two lines.
@@ -162,7 +180,7 @@ class JobService:
             self._runs.wake()
         return after
 
-    def delete(self, owner: str, job_id: str) -> None:
+    def delete(self, owner: str | None, job_id: str) -> None:
         """Deletes a job that has ended, with its events.
 
         Raises:
@@ -172,7 +190,7 @@ class JobService:
         self._store.delete(owner, job_id)
 
     def watch(
-        self, owner: str, job_id: str, after_sequence: int, stop: CancelToken, heartbeat_seconds: float
+        self, owner: str | None, job_id: str, after_sequence: int, stop: CancelToken, heartbeat_seconds: float
     ) -> Iterator[Snapshot | Event | None]:
         """Yields a Snapshot, then every event numbered above `after_sequence`, and None when nothing happened for long.
 
@@ -206,16 +224,43 @@ class JobService:
 
     def _admit(self, owner: str, spec: PruningSpec) -> str:
         """Checks the request against what is stored and what this server can do; returns the job's device."""
-        if self._draining.is_set():
-            self._metrics.job_rejected("draining")
-            raise UnavailableError(Reason.DRAINING, "the server is stopping and takes no new jobs; try again later")
         self._check_limits(spec)
-        check_artifacts(owner, spec, self._artifacts)
         probe = self._probe.get(30.0)
         device = resolve_device(spec.device, probe)
         check_catalogue(spec, probe)
+        # Last, so that whoever asks before uploading hears of everything else.
+        check_artifacts(owner, spec, self._artifacts)
         check_summaries(spec, summarize(spec, self._artifacts, self._gate))
         return device
+
+    def _check_open(self) -> None:
+        if self._draining.is_set():
+            self._metrics.job_rejected("draining")
+            raise UnavailableError(Reason.DRAINING, "the server is stopping and takes no new jobs; try again later")
+
+    def _resolve(self, owner: str, spec: PruningSpec, cancelled: CancelToken) -> PruningSpec:
+        """The request with every file that it reads as an artifact: URIs are fetched, an earlier job's files found."""
+        try:
+            spec = self._uris.resolve(owner, spec, cancelled)
+        except InvalidRequestError as error:
+            if error.reason is Reason.URI_DENIED:
+                self._metrics.job_rejected("uri_denied")
+            raise
+        return resolve_continuation(owner, spec, self._store, self._artifacts)
+
+    def _check_room(self, owner: str) -> None:
+        """Turns away what has no room before any work is done for it; `create` says the last word."""
+        try:
+            self._store.check_capacity(owner, self._limits.queue_capacity, self._limits.max_queued_per_owner)
+        except CapacityError as error:
+            self._count_refusal(error)
+            raise
+
+    def _count_refusal(self, error: CapacityError) -> None:
+        if error.reason is Reason.QUEUE_FULL:
+            self._metrics.job_rejected("queue_full")
+        elif error.reason is Reason.QUOTA_EXCEEDED:
+            self._metrics.job_rejected("quota")
 
     def _check_limits(self, spec: PruningSpec) -> None:
         for field, asked, most, unit in (

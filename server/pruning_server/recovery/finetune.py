@@ -19,18 +19,19 @@ from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.recovery.optimizer import Rule
 from pruning_server.recovery.ports import Score
 from pruning_server.recovery.raised import is_out_of_memory, last_line
+from pruning_server.recovery.schedule import TARGET_STEPS
 from pruning_server.recovery.trainer import Recipe, Trainer, steps_per_epoch
 
-# The highest rate first. Where there are too few steps to try them, the middle one is taken.
-NORMALIZED_RECIPES = (Recipe(Rule.MOMENTUM, 0.02), Recipe(Rule.MOMENTUM, 0.01), Recipe(Rule.MOMENTUM, 0.004))
+# The highest rate first.
+NORMALIZED_RECIPES = tuple(Recipe(Rule.MOMENTUM, rate) for rate in (0.04, 0.02, 0.01, 0.004))
 OTHER_RECIPES = (Recipe(Rule.ADAMW, 3e-3), Recipe(Rule.ADAMW, 1e-3), Recipe(Rule.ADAMW, 3e-4))
-MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 8, 30
+# What so few steps leave says little of a whole training. One this short is therefore run whole at every rate, as long as
+# all of them together take no more steps than an automatic training.
+MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 30, 100
 # Of the steps of the request, for all trials together.
 TRIED_SHARE = 0.2
-# High rates win late (Le and Hua, 2021, arXiv 2105.03193): with steps enough, the highest whose trial is hardly worse than
-# the best one's. In short runs what a high rate breaks of a reconstructed model is not won back, so that the best is taken.
+# High rates win late (Le and Hua, 2021, arXiv 2105.03193): the highest whose trial is hardly worse than the best one's.
 MAX_TRIAL_LOSS_RATIO = 1.01
-MANY_STEPS = 400
 # Fitting once more costs as much again; fewer additional samples are not worth it.
 MIN_ADDED_SHARE = 0.2
 
@@ -84,8 +85,9 @@ def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
     torch.manual_seed(lesson.plan.seed)
     origin = Checkpoint.of(lesson.tensors)
     augmentation, notes = _augmentation(lesson)
-    recipe, tried = _recipe(lesson, origin, augmentation)
-    done = _train(lesson, recipe, augmentation, start)
+    recipes, tried = _recipes(lesson, origin, augmentation)
+    recipe, done, steps = _best_of(lesson, recipes, augmentation, origin, start)
+    tried += steps - done.steps
     improved = done.best_weights is not None and done.best.beats(start)
     (done.best_weights if improved and done.best_weights else origin).restore()
     score = done.best if improved else start
@@ -95,7 +97,7 @@ def fine_tune(lesson: Lesson, start: Score) -> FineTuned:
         score=score,
         learning_rate=recipe.rate,
         history=done.history,
-        notes=(*notes, *_told(recipe, lesson), *done.notes, *more),
+        notes=(*notes, *_told(recipe, lesson, len(recipes)), *done.notes, *more),
         steps=tried + done.steps + extra,
     )
 
@@ -121,33 +123,57 @@ def _augmentation(lesson: Lesson) -> tuple[Augmentation | None, tuple[str, ...]]
     return found, (f"Fine-tuning showed the images {' and '.join(shown)} too, which the original answers alike.",)
 
 
-def _told(recipe: Recipe, lesson: Lesson) -> tuple[str, ...]:
+def _told(recipe: Recipe, lesson: Lesson, trainings: int) -> tuple[str, ...]:
     if lesson.plan.learning_rate:
         return ()
-    return (f"Fine-tuning stepped by {recipe.rule.value}, at first at a rate of {recipe.rate:g}.",)
+    chosen = f"; of {trainings} trainings, each from the same weights, it did best on select" if trainings > 1 else ""
+    return (f"Fine-tuning stepped by {recipe.rule.value}, at first at a rate of {recipe.rate:g}{chosen}.",)
 
 
 # --- Finding the rate -------------------------------------------------------------------------------------------------
 
 
-def _recipe(lesson: Lesson, origin: Checkpoint, augmentation: Augmentation | None) -> tuple[Recipe, int]:
-    """The request's rate, or what a brief rehearsal from the same weights finds; and the steps that took."""
+def _recipes(lesson: Lesson, origin: Checkpoint, augmentation: Augmentation | None) -> tuple[tuple[Recipe, ...], int]:
+    """What to train with: the request's rate, the one that wins a brief rehearsal, or all; and the steps that took."""
     plan = lesson.plan
     if plan.learning_rate:
-        return Recipe(Rule.ADAMW, plan.learning_rate), 0
+        return (Recipe(Rule.ADAMW, plan.learning_rate),), 0
     normalized = lesson.training_mode and bool(lesson.student.statistics)
     recipes = NORMALIZED_RECIPES if normalized else OTHER_RECIPES
-    steps = min(MAX_TRIAL_STEPS, int(TRIED_SHARE * plan.epochs * steps_per_epoch(lesson) / len(recipes)))
-    if steps < MIN_TRIAL_STEPS:
-        return recipes[len(recipes) // 2], 0
+    whole = plan.epochs * steps_per_epoch(lesson)
+    steps = min(MAX_TRIAL_STEPS, int(TRIED_SHARE * whole / len(recipes)))
+    if steps < MIN_TRIAL_STEPS and whole * len(recipes) <= TARGET_STEPS and plan.affords(len(recipes)):
+        return recipes, 0
+    steps = min(max(steps, MIN_TRIAL_STEPS), whole)
     losses, taken = [], 0
     for recipe in recipes:
         loss, count = _try(lesson, recipe, steps, augmentation)
         origin.restore()
         losses.append(loss)
         taken += count
-    ratio = MAX_TRIAL_LOSS_RATIO if plan.epochs * steps_per_epoch(lesson) >= MANY_STEPS else 1.0
-    return _highest(recipes, losses, ratio), taken
+    return (_highest(recipes, losses),), taken
+
+
+def _best_of(
+    lesson: Lesson, recipes: Sequence[Recipe], augmentation: Augmentation | None, origin: Checkpoint, start: Score
+) -> tuple[Recipe, _Pass, int]:
+    """Trains with each from the same weights; the one that came to the best score on select, and all steps taken."""
+    winner, best, steps = recipes[0], None, 0
+    for number, recipe in enumerate(recipes):
+        origin.restore()
+        done = _train(lesson, recipe, augmentation, start, (number, len(recipes)))
+        steps += done.steps
+        if best is None or _came_further(done, best):
+            winner, best = recipe, done
+    if best is None:
+        raise ValueError("there is no recipe")
+    return winner, best, steps
+
+
+def _came_further(one: _Pass, other: _Pass) -> bool:
+    if (one.best_weights is None) != (other.best_weights is None):
+        return one.best_weights is not None
+    return one.best.beats(other.best)
 
 
 def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation | None) -> tuple[float, int]:
@@ -164,17 +190,20 @@ def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation 
     return (loss if math.isfinite(loss) else math.inf), trainer.steps
 
 
-def _highest(recipes: Sequence[Recipe], losses: Sequence[float], ratio: float) -> Recipe:
-    """The highest rate whose loss is at most `ratio` times the best."""
+def _highest(recipes: Sequence[Recipe], losses: Sequence[float]) -> Recipe:
+    """The highest rate whose loss is hardly above the best."""
     best = min(losses)
-    limit = best * ratio if best > 0 else best
+    limit = best * MAX_TRIAL_LOSS_RATIO if best > 0 else best
     return next((one for one, loss in zip(recipes, losses, strict=True) if loss <= limit), recipes[-1])
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def _train(lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, start: Score) -> _Pass:
+def _train(
+    lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, start: Score, part: tuple[int, int]
+) -> _Pass:
+    """One training; `part`: its number of how many there are, for the progress."""
     plan = lesson.plan
     torch.manual_seed(plan.seed)
     generator = np.random.default_rng(plan.seed)
@@ -190,7 +219,7 @@ def _train(lesson: Lesson, recipe: Recipe, augmentation: Augmentation | None, st
         lesson.progress(
             epoch=epoch,
             epochs=plan.epochs,
-            fraction=epoch / plan.epochs,
+            fraction=(part[0] + epoch / plan.epochs) / part[1],
             metrics=metrics,
             samples=trainer.samples - before,
         )

@@ -99,7 +99,7 @@ def blended(lesson: Lesson, output: torch.Tensor, batch: Batch) -> torch.Tensor:
     # Where the original's output is the target already, distillation would count it twice.
     if lesson.objective.form is TargetForm.NONE or batch.target is None:
         return loss
-    soft = distillation(output, batch.reference, lesson.objective)
+    soft = distillation(output, batch.reference, lesson.objective, batch.target)
     classifies = lesson.objective.loss is Loss.CROSS_ENTROPY
     weight = CLASSIFICATION_DISTILLATION_WEIGHT if classifies else DISTILLATION_WEIGHT
     return loss if soft is None else (1 - weight) * loss + weight * soft

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.recovery.objective import Link, Objective, TargetForm
+from pruning_server.recovery.objective import IGNORED_LABEL, Link, Objective, TargetForm, without_axis
 from pruning_server.recovery.raised import sentence
 from pruning_server.spec.request import Loss
 
@@ -63,6 +63,36 @@ class BuiltinLoss:
 
 
 @dataclass(frozen=True)
+class ElementLoss:
+    """Cross entropy of every pixel or token whose label is not -100; `class_axis` None: one yes or no for each."""
+
+    class_axis: int | None
+    link: Link = Link.IDENTITY
+
+    def mean(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The mean over all elements that count: long samples weigh more."""
+        losses, counted = self.per_element(output, target)
+        return losses.sum() / counted.sum().clamp_min(1)
+
+    def per_sample(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """[N]; averaged over the elements of a sample that count, 0 where none does."""
+        losses, counted = self.per_element(output, target)
+        return losses.sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+
+    def per_element(self, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, elements] losses, 0 where they do not count, and whether they do."""
+        wanted = target.reshape(len(target), -1)
+        counted = wanted != IGNORED_LABEL
+        if self.class_axis is not None:
+            scores = as_logits(classes_first(output, self.class_axis), Loss.CROSS_ENTROPY, self.link)
+            return functional.cross_entropy(scores, wanted, reduction="none", ignore_index=IGNORED_LABEL), counted
+        values = as_logits(output, Loss.BCE_WITH_LOGITS, self.link).reshape(wanted.shape)
+        # Not multiplied by 0, as an infinite loss would become no number.
+        losses = functional.binary_cross_entropy_with_logits(values, wanted.clamp_min(0).to(values), reduction="none")
+        return losses.masked_fill(~counted, 0.0), counted
+
+
+@dataclass(frozen=True)
 class ModuleLoss:
     """The caller's module, called as loss(output, target)."""
 
@@ -97,6 +127,8 @@ def build_loss(objective: Objective, module: torch.nn.Module | None) -> LossFunc
         if module is None:
             raise JobFailureError(Reason.LOSS_UNSUITABLE, "The loss module is missing.")
         return ModuleLoss(module)
+    if objective.form is TargetForm.ELEMENTS:
+        return ElementLoss(objective.class_axis, objective.link)
     return BuiltinLoss(objective.loss, objective.link)
 
 
@@ -119,38 +151,73 @@ def check_loss(loss: LossFunction, output: torch.Tensor, target: torch.Tensor) -
 def shape_target(stored: torch.Tensor | None, reference: torch.Tensor, objective: Objective) -> torch.Tensor:
     """The stored targets [N, ...] as the loss takes them; where there are none, the original's output."""
     if objective.form is TargetForm.NONE or stored is None:
-        wanted = reference
-        return wanted.argmax(dim=1) if objective.form is TargetForm.LABELS else wanted
+        return _own_answer(reference, objective)
     match objective.form:
         case TargetForm.LABELS:
             return stored.reshape(len(stored)).long()
         case TargetForm.ONE_HOT:
             return stored.reshape(reference.shape).argmax(dim=1)
+        case TargetForm.ELEMENTS:
+            shape = (len(stored), *without_axis(tuple(reference.shape[1:]), objective.class_axis))
+            labels = stored.reshape(shape).long()
+            return labels.masked_fill(torch.isin(labels, labels.new_tensor(objective.ignored)), IGNORED_LABEL)
         case _:
             return stored.reshape(reference.shape).to(_wide(reference).dtype)
 
 
-def distillation(output: torch.Tensor, reference: torch.Tensor, objective: Objective) -> torch.Tensor | None:
+def _own_answer(reference: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """The original's output as a target: what it chooses where the loss wants a choice."""
+    if objective.form is TargetForm.LABELS:
+        return reference.argmax(dim=1)
+    if objective.loss is Loss.BCE_WITH_LOGITS:
+        return (as_logits(reference, objective.loss, objective.link) > 0).to(_wide(reference).dtype)
+    return reference
+
+
+def distillation(
+    output: torch.Tensor, reference: torch.Tensor, objective: Objective, target: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """The loss against the original's output for the same inputs; None for the caller's module, whose scale is unknown.
 
+    Where `target` has one label for each pixel or token, those that do not count are left out.
     Source: Hinton, Vinyals and Dean, 2015, arXiv 1503.02531.
     """
     match objective.loss:
         case None:
             return None
         case Loss.CROSS_ENTROPY:
-            kind = Loss.CROSS_ENTROPY
-            student = as_logits(output, kind, objective.link) / DISTILLATION_TEMPERATURE
-            teacher = as_logits(reference, kind, objective.link) / DISTILLATION_TEMPERATURE
-            divergence = functional.kl_div(
-                student.log_softmax(dim=1), teacher.log_softmax(dim=1), reduction="batchmean", log_target=True
-            )
-            return divergence * DISTILLATION_TEMPERATURE**2
+            axis = objective.class_axis or 1
+            student = _softened(output, objective.link, axis)
+            teacher = _softened(reference, objective.link, axis)
+            divergence = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+            return _mean_of_counted(divergence, objective, target) * DISTILLATION_TEMPERATURE**2
         case Loss.BCE_WITH_LOGITS:
             wanted = as_logits(reference, objective.loss, objective.link).sigmoid()
-            return BuiltinLoss(objective.loss, objective.link).mean(output, wanted)
+            given = as_logits(output, objective.loss, objective.link)
+            losses = functional.binary_cross_entropy_with_logits(given, wanted, reduction="none")
+            return _mean_of_counted(losses.reshape(len(losses), -1), objective, target)
         case _:
             return BuiltinLoss(objective.loss).mean(output, reference)
+
+
+def _softened(output: torch.Tensor, link: Link, class_axis: int) -> torch.Tensor:
+    """Log-probabilities [N, C, elements] at the temperature."""
+    logits = as_logits(classes_first(output, class_axis), Loss.CROSS_ENTROPY, link)
+    return (logits / DISTILLATION_TEMPERATURE).log_softmax(dim=1)
+
+
+def _mean_of_counted(losses: torch.Tensor, objective: Objective, target: torch.Tensor | None) -> torch.Tensor:
+    """The mean of [N, elements] losses over the elements whose labels count."""
+    if objective.form is not TargetForm.ELEMENTS or target is None:
+        return losses.mean()
+    counted = target.reshape(losses.shape) != IGNORED_LABEL
+    return losses.masked_fill(~counted, 0.0).sum() / counted.sum().clamp_min(1)
+
+
+def classes_first(output: torch.Tensor, class_axis: int) -> torch.Tensor:
+    """[N, C, elements] of outputs whose classes are numbered along `class_axis`."""
+    moved = output.movedim(class_axis, 1)
+    return moved.reshape(len(moved), moved.shape[1], -1)
 
 
 def as_logits(output: torch.Tensor, kind: Loss, link: Link) -> torch.Tensor:

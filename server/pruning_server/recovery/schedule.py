@@ -39,6 +39,11 @@ class TrainingPlan:
     patience_epochs: int | None
     seed: int
     refits: bool = False
+    affordable_epochs: int = MAX_EPOCHS
+
+    def affords(self, trainings: int) -> bool:
+        """Whether so many of these trainings cost no more than an automatic one may."""
+        return self.epochs * trainings <= self.affordable_epochs
 
 
 def plan_training(request: FineTune, *, samples: int, macs: int | None, device_type: str, seed: int) -> TrainingPlan:
@@ -60,6 +65,7 @@ def plan_training(request: FineTune, *, samples: int, macs: int | None, device_t
         patience_epochs=patience,
         seed=seed,
         refits=refits,
+        affordable_epochs=affordable,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import BinaryIO, cast
@@ -10,7 +11,7 @@ import google_crc32c
 import grpc
 
 from pruning_api.v1 import artifact_pb2, artifact_service_pb2, artifact_service_pb2_grpc
-from pruning_server.errors import ChecksumError, InvalidRequestError, Reason
+from pruning_server.errors import ChecksumError, InvalidRequestError, Reason, ServiceError, UnavailableError
 from pruning_server.jobs.ports import Artifact, ArtifactStore, Metrics, UploadWriter
 from pruning_server.service import converters_common as common
 from pruning_server.service.converters_artifacts import artifact_to_wire
@@ -23,6 +24,7 @@ from pruning_server.spec.problems import invalid, missing, refuse
 MESSAGE_BYTES = 2**20
 MAX_DISPLAY_NAME_CHARACTERS = 255
 
+_REJECTIONS = {Reason.ARTIFACT_TOO_LARGE: "too_large", Reason.QUOTA_EXCEEDED: "quota"}
 SENDABLE_KINDS = frozenset({ArtifactKind.TORCHSCRIPT, ArtifactKind.DATASET, ArtifactKind.LOSS})
 
 
@@ -33,6 +35,11 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
         self._store = store
         self._metrics = metrics
         self._stalls = stalls
+        self._stopping = threading.Event()
+
+    def end_transfers(self) -> None:
+        """Ends every transfer at its next message: the server stops, and its callers go on with its successor."""
+        self._stopping.set()
 
     def CreateArtifact(
         self, request: artifact_service_pb2.CreateArtifactRequest, context: grpc.ServicerContext
@@ -43,9 +50,9 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
             artifact = self._store.create(
                 principal_of(context), kind, request.sha256, request.size_bytes, request.display_name
             )
-        except InvalidRequestError as error:
-            if error.reason is Reason.ARTIFACT_TOO_LARGE:
-                self._metrics.job_rejected("too_large")
+        except ServiceError as error:
+            if error.reason in _REJECTIONS:
+                self._metrics.job_rejected(_REJECTIONS[error.reason])
             raise
         return artifact_service_pb2.CreateArtifactResponse(artifact=artifact_to_wire(artifact))
 
@@ -71,6 +78,7 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
                     moved(len(message.data))
                     if message.finish_write:
                         return _written(writer.finish())
+                    self._check_open()
                     message = _next(request_iterator, stall)
                 return _written(writer.suspend())
 
@@ -90,6 +98,7 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 self._metrics.transfer_resumed("download")
             file.seek(request.offset)
             for message in _messages(file, artifact, request.offset, end):
+                self._check_open()
                 with stall.waiting():
                     yield message
                 moved(len(message.data))
@@ -119,6 +128,12 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
         """Deletes a file that no unfinished job uses."""
         self._store.delete(principal_of(context), request.artifact_id)
         return artifact_service_pb2.DeleteArtifactResponse()
+
+    def _check_open(self) -> None:
+        if self._stopping.is_set():
+            raise UnavailableError(
+                Reason.DRAINING, "the server is stopping; go on later from where the transfer stands"
+            )
 
     def _write(
         self, writer: UploadWriter, artifact_id: str, message: artifact_service_pb2.WriteArtifactRequest

@@ -20,6 +20,7 @@ from pruning_server.spec.request import (
     Layout,
     Loss,
     MultipleTestingCorrection,
+    Robustness,
     Scope,
     Task,
     Verdict,
@@ -74,8 +75,10 @@ VERDICTS = _table(spec_pb2.Verdict, "VERDICT", Verdict)
 LAYOUTS = _table(spec_pb2.Layout, "LAYOUT", Layout)
 TASKS = _table(spec_pb2.Task, "TASK", Task)
 LOSSES = _table(spec_pb2.Loss, "LOSS", Loss)
+ROBUSTNESS = _table(spec_pb2.Robustness, "ROBUSTNESS", Robustness)
 ALL_TABLES: tuple[EnumTable[Any], ...] = (
     ARTIFACT_KINDS, JOB_STATES, PHASES, SEVERITIES, GRANULARITIES, SCOPES, CORRECTIONS, VERDICTS, LAYOUTS, TASKS, LOSSES,
+    ROBUSTNESS,
 )  # fmt: skip
 
 

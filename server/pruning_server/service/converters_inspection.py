@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pruning_api.v1 import pruning_job_service_pb2 as api
 from pruning_server.service.converters_common import Findings, uint32
-from pruning_server.service.converters_spec import argument_from_wire, source_from_wire
+from pruning_server.service.converters_spec import argument_from_wire, axes_from_wire, source_from_wire
 from pruning_server.spec.inspection import Inspection, InspectionRequest, TensorSpec, find_inspection_problems
 from pruning_server.spec.problems import missing, refuse
 
@@ -30,6 +30,7 @@ def inspection_from_wire(message: api.InspectModelRequest) -> InspectionRequest:
             argument_from_wire(argument, f"arguments[{index}]", findings)
             for index, argument in enumerate(message.arguments)
         ),
+        dynamic_axes=axes_from_wire(message.dynamic_axes),
     )
     refuse([*findings.problems, *find_inspection_problems(request)])
     return request
@@ -56,4 +57,5 @@ def inspection_to_wire(found: Inspection) -> api.InspectModelResponse:
             api.FrozenFinding(op=one.op, source=one.source, reason=one.reason, layers=one.layers)
             for one in found.frozen
         ],
+        notes=found.notes,
     )

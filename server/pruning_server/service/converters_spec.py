@@ -20,6 +20,7 @@ from pruning_server.spec.request import (
     DEFAULT_LATENCY_BATCH_SIZE,
     DEFAULT_MARGIN,
     ArtifactRef,
+    DynamicAxes,
     Evaluation,
     FineTune,
     Limits,
@@ -27,6 +28,7 @@ from pruning_server.spec.request import (
     Preprocessing,
     PruningSpec,
     Recovery,
+    Robustness,
     ScalarArgument,
     SplitFractions,
     Target,
@@ -89,18 +91,24 @@ def _spec(message: spec_pb2.PruningSpec, findings: Findings) -> PruningSpec:
         exclude_layers=tuple(message.exclude_layers),
         seed=message.seed,
         limits=Limits(
-            memory_bytes=message.limits.memory_bytes or None, max_attempts=message.limits.max_attempts or None
+            memory_bytes=message.limits.memory_bytes or None,
+            max_attempts=message.limits.max_attempts or None,
+            priority=message.limits.priority,
         ),
         timeout_seconds=common.seconds_of(message.timeout) if message.HasField("timeout") else None,
+        dynamic_axes=axes_from_wire(message.dynamic_axes),
     )
 
 
+MAX_URI_CHARACTERS = 4096
+
+
 def source_from_wire(source: spec_pb2.ArtifactSource, field: str, findings: Findings) -> ArtifactRef:
-    """Returns the artifact that a field names; a URI becomes a problem."""
-    if source.WhichOneof("source") == "uri":
-        description = "this server reads no URIs; upload the file and give its artifact_id"
-        findings.add(Problem(field, description, Reason.URI_DENIED))
-    return ArtifactRef(artifact_id=source.artifact_id, sha256=source.sha256 or None)
+    """Returns the artifact that a field names, or the file that is to be fetched first."""
+    uri = source.uri if source.WhichOneof("source") == "uri" else None
+    if uri is not None and len(uri) > MAX_URI_CHARACTERS:
+        findings.add(Problem(field, f"the URI is longer than {MAX_URI_CHARACTERS} characters", Reason.URI_DENIED))
+    return ArtifactRef(artifact_id=source.artifact_id, sha256=source.sha256 or None, uri=uri)
 
 
 def _optional_source(message: spec_pb2.PruningSpec, name: str, findings: Findings) -> ArtifactRef | None:
@@ -113,6 +121,7 @@ def _fine_tune(message: spec_pb2.FineTune) -> FineTune:
         learning_rate=message.learning_rate if message.HasField("learning_rate") else None,
         batch_size=message.batch_size or None,
         weight_decay=message.weight_decay,
+        dropout=message.dropout if message.HasField("dropout") else None,
     )
 
 
@@ -125,6 +134,8 @@ def _evaluation(message: spec_pb2.Evaluation, findings: Findings) -> Evaluation:
         split=_split(message.split),
         latency_batch_size=message.latency_batch_size or DEFAULT_LATENCY_BATCH_SIZE,
         batch_size=message.batch_size or None,
+        robustness=findings.member(common.ROBUSTNESS, message.robustness, "spec.evaluation.robustness") or Robustness.ALL,
+        include_samples=message.include_samples if message.HasField("include_samples") else True,
     )
 
 
@@ -141,6 +152,11 @@ def _preprocessing(message: spec_pb2.Preprocessing, findings: Findings) -> Prepr
         std=tuple(message.std),
         layout=findings.member(common.LAYOUTS, message.layout, "spec.preprocessing.layout"),
     )
+
+
+def axes_from_wire(messages: Iterable[spec_pb2.DynamicAxes]) -> tuple[DynamicAxes, ...]:
+    """Returns the axes that may have any length, by input."""
+    return tuple(DynamicAxes(input=message.input, axes=tuple(message.axes)) for message in messages)
 
 
 def argument_from_wire(message: spec_pb2.ScalarArgument, field: str, findings: Findings) -> ScalarArgument:
@@ -166,6 +182,7 @@ def spec_to_wire(spec: PruningSpec) -> spec_pb2.PruningSpec:
             learning_rate=spec.fine_tune.learning_rate,
             batch_size=spec.fine_tune.batch_size or 0,
             weight_decay=spec.fine_tune.weight_decay,
+            dropout=spec.fine_tune.dropout,
         ),
         recovery=spec_pb2.Recovery(disabled=spec.recovery.disabled),
         evaluation=_evaluation_to_wire(spec.evaluation),
@@ -185,8 +202,13 @@ def spec_to_wire(spec: PruningSpec) -> spec_pb2.PruningSpec:
         ],
         exclude_layers=spec.exclude_layers,
         seed=spec.seed,
-        limits=spec_pb2.Limits(memory_bytes=spec.limits.memory_bytes or 0, max_attempts=spec.limits.max_attempts or 0),
+        limits=spec_pb2.Limits(
+            memory_bytes=spec.limits.memory_bytes or 0,
+            max_attempts=spec.limits.max_attempts or 0,
+            priority=spec.limits.priority,
+        ),
         timeout=common.duration(spec.timeout_seconds),
+        dynamic_axes=[spec_pb2.DynamicAxes(input=one.input, axes=one.axes) for one in spec.dynamic_axes],
         **strategy_to_wire(spec.strategy),
     )
     if spec.train is not None:
@@ -213,6 +235,8 @@ def _evaluation_to_wire(evaluation: Evaluation) -> spec_pb2.Evaluation:
         ),
         latency_batch_size=evaluation.latency_batch_size,
         batch_size=evaluation.batch_size or 0,
+        robustness=common.ROBUSTNESS.to_wire(evaluation.robustness),
+        include_samples=evaluation.include_samples,
     )
 
 

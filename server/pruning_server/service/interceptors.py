@@ -11,6 +11,7 @@ import grpc
 
 from pruning_server.errors import ServiceError
 from pruning_server.service.handlers import SERVER_STREAM, UNARY, Behavior, Method, StreamBehavior, wrap
+from pruning_server.service.principal import principal_of
 from pruning_server.service.status import status_of
 
 OTHER = "other"
@@ -135,7 +136,9 @@ class CallInterceptor(grpc.ServerInterceptor):
             timed = None if method.name in UNTIMED else seconds
             self._metrics.handled(method.kind, method.service, method.name, code, timed)
             level = logging.INFO if method.name in MUTATING else logging.DEBUG
-            _log.log(level, "%s %s %s %.3f s %s", method.path, code, reason, seconds, context.peer())
+            # Nothing that was sent is in it, and of who sent it only the name: never a token.
+            who = principal_of(context)
+            _log.log(level, "%s %s %s %.3f s %s %s", method.path, code, reason, seconds, context.peer(), who)
 
 
 def _is_settled(error: Exception, context: grpc.ServicerContext) -> bool:

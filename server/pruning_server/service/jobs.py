@@ -10,11 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from pruning_api.v1 import pruning_job_pb2, pruning_job_service_pb2, pruning_job_service_pb2_grpc
-from pruning_server.errors import (
-    InvalidRequestError,
-    Reason,
-    UnavailableError,
-)
+from pruning_server.errors import Reason, UnavailableError
 from pruning_server.jobs.devices import CPU
 from pruning_server.jobs.events import Event, Snapshot, StateEvent
 from pruning_server.jobs.inspection import InspectionService
@@ -25,7 +21,7 @@ from pruning_server.service import converters_common as common
 from pruning_server.service import converters_jobs as converters
 from pruning_server.service.converters_inspection import inspection_from_wire, inspection_to_wire
 from pruning_server.service.converters_spec import spec_from_wire
-from pruning_server.service.principal import principal_of
+from pruning_server.service.principal import caller_of, principal_of
 from pruning_server.spec import ranges
 from pruning_server.spec.problems import Problem, invalid, missing, refuse
 from pruning_server.spec.request import PruningSpec
@@ -83,24 +79,25 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         labels = dict(request.labels)
         spec = self._spec(request, labels)
         owner = principal_of(context)
+        ended = _ended(context)
         if request.validate_only:
-            job = self._service.validate(owner, spec, labels)
+            job = self._service.validate(owner, spec, labels, ended)
         else:
-            job = self._service.submit(owner, request.request_id, spec, labels)
+            job = self._service.submit(owner, request.request_id, spec, labels, ended)
         return pruning_job_service_pb2.CreatePruningJobResponse(job=converters.job_to_wire(job))
 
     def GetPruningJob(
         self, request: pruning_job_service_pb2.GetPruningJobRequest, context: grpc.ServicerContext
     ) -> pruning_job_service_pb2.GetPruningJobResponse:
         """Returns a job as it is."""
-        job = self._service.get(principal_of(context), request.job_id)
+        job = self._service.get(caller_of(context).job_scope, request.job_id)
         return pruning_job_service_pb2.GetPruningJobResponse(job=converters.job_to_wire(job))
 
     def ListPruningJobs(
         self, request: pruning_job_service_pb2.ListPruningJobsRequest, context: grpc.ServicerContext
     ) -> pruning_job_service_pb2.ListPruningJobsResponse:
         """Returns a page of jobs, newest first; shorter than asked for where the jobs would not fit a message."""
-        states, labels, owner = _states(request), dict(request.labels), principal_of(context)
+        states, labels, owner = _states(request), dict(request.labels), caller_of(context).job_scope
         page_size: int = min(request.page_size, MAX_PAGE_SIZE)
         while True:
             jobs, token = self._service.list(owner, states, labels, page_size, request.page_token)
@@ -116,7 +113,8 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         after, ended = request.after_sequence, False
         with self._watches.opened(context) as stop:
             sequence, heartbeat_seconds = after, self._facts.heartbeat_seconds
-            for item in self._service.watch(principal_of(context), request.job_id, after, stop, heartbeat_seconds):
+            owner = caller_of(context).job_scope
+            for item in self._service.watch(owner, request.job_id, after, stop, heartbeat_seconds):
                 message = self._event(item, sequence)
                 sequence, ended = message.sequence, _is_last(item, after)
                 yield pruning_job_service_pb2.WatchPruningJobResponse(event=message)
@@ -127,14 +125,14 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         self, request: pruning_job_service_pb2.CancelPruningJobRequest, context: grpc.ServicerContext
     ) -> pruning_job_service_pb2.CancelPruningJobResponse:
         """Stops a job and its worker."""
-        job = self._service.cancel(principal_of(context), request.job_id)
+        job = self._service.cancel(caller_of(context).job_scope, request.job_id)
         return pruning_job_service_pb2.CancelPruningJobResponse(job=converters.job_to_wire(job))
 
     def DeletePruningJob(
         self, request: pruning_job_service_pb2.DeletePruningJobRequest, context: grpc.ServicerContext
     ) -> pruning_job_service_pb2.DeletePruningJobResponse:
         """Deletes a job that has ended."""
-        self._service.delete(principal_of(context), request.job_id)
+        self._service.delete(caller_of(context).job_scope, request.job_id)
         return pruning_job_service_pb2.DeletePruningJobResponse()
 
     def InspectModel(
@@ -142,11 +140,7 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
     ) -> pruning_job_service_pb2.InspectModelResponse:
         """Looks into a model, in a process of its own that ends with the call."""
         asked = inspection_from_wire(request)
-        ended = threading.Event()
-        # False: the call has ended before this line, so nobody would call back.
-        if not context.add_callback(ended.set):
-            ended.set()
-        return inspection_to_wire(self._inspections.inspect(principal_of(context), asked, ended))
+        return inspection_to_wire(self._inspections.inspect(principal_of(context), asked, _ended(context)))
 
     def ListStrategies(
         self, request: pruning_job_service_pb2.ListStrategiesRequest, context: grpc.ServicerContext
@@ -184,12 +178,7 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         problems = [*_request_id(request), *find_label_problems(labels)]
         if request.spec.ByteSize() > MAX_SPEC_BYTES:
             problems.append(invalid("spec", f"is larger than {MAX_SPEC_BYTES} bytes; name fewer layers"))
-        try:
-            return spec_from_wire(request.spec, problems)
-        except InvalidRequestError as error:
-            if error.reason is Reason.URI_DENIED:
-                self._metrics.job_rejected("uri_denied")
-            raise
+        return spec_from_wire(request.spec, problems)
 
     def _event(self, item: Snapshot | Event | None, sequence: int) -> pruning_job_pb2.PruningJobEvent:
         match item:
@@ -233,6 +222,15 @@ def _is_last(item: Snapshot | Event | None, after_sequence: int) -> bool:
             return False
 
 
+def _ended(context: grpc.ServicerContext) -> threading.Event:
+    """Returns what is set once the call has ended, whoever ended it."""
+    ended = threading.Event()
+    # False: the call has ended before this line, so nobody would call back.
+    if not context.add_callback(ended.set):
+        ended.set()
+    return ended
+
+
 class _Watches:
     """The watches that go on, so that all of them can be ended."""
 
@@ -244,14 +242,11 @@ class _Watches:
     @contextmanager
     def opened(self, context: grpc.ServicerContext) -> Iterator[threading.Event]:
         """Yields what is set once the caller has left or the server stops."""
-        stop = threading.Event()
+        stop = _ended(context)
         with self._lock:
             self._open.add(stop)
             if self.ended:
                 stop.set()
-        # False: the call has ended before this line, so nobody would call back.
-        if not context.add_callback(stop.set):
-            stop.set()
         try:
             yield stop
         finally:

@@ -11,34 +11,54 @@ import grpc
 
 from pruning_server.errors import CapacityError, Reason
 from pruning_server.service.handlers import Behavior, Method, StreamBehavior, wrap
+from pruning_server.service.principal import principal_of
 
 
 class CallGroup:
-    """At most `limit` calls at a time; one too many is refused at once, and told when to come again."""
+    """At most `limit` calls at a time; one too many is refused at once, and told when to come again.
 
-    def __init__(self, what: str, limit: int, retry_after_seconds: float) -> None:
+    `per_caller`: of these, the most that one caller holds, so that no one keeps the others out; None: all of them.
+    """
+
+    def __init__(self, what: str, limit: int, retry_after_seconds: float, *, per_caller: int | None = None) -> None:
         self.limit = limit
+        self.per_caller = limit if per_caller is None else per_caller
         self._what = what
         self._retry_after_seconds = retry_after_seconds
-        self._free = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
+    def slot(self, caller: str) -> Iterator[None]:
         """Holds one of the places.
 
         Raises:
-            CapacityError: all are taken.
+            CapacityError: all are taken, or the caller's share of them.
         """
-        if not self._free.acquire(blocking=False):
-            raise CapacityError(
-                Reason.TOO_MANY_CALLS,
-                f"the server serves {self.limit} {self._what} at a time; try again",
-                retry_after_seconds=self._retry_after_seconds,
-            )
+        with self._lock:
+            mine, all_held = self._held.get(caller, 0), sum(self._held.values())
+            if mine >= self.per_caller:
+                raise self._refusal(
+                    f"the server serves one caller {self.per_caller} {self._what} at a time", self._what
+                )
+            if all_held >= self.limit:
+                raise self._refusal(f"the server serves {self.limit} {self._what} at a time", "")
+            self._held[caller] = mine + 1
         try:
             yield
         finally:
-            self._free.release()
+            with self._lock:
+                self._held[caller] -= 1
+                if self._held[caller] == 0:
+                    del self._held[caller]
+
+    def _refusal(self, text: str, quota: str) -> CapacityError:
+        return CapacityError(
+            Reason.TOO_MANY_CALLS,
+            f"{text}; try again",
+            retry_after_seconds=self._retry_after_seconds,
+            quota=quota.replace(" ", "_") if self.per_caller < self.limit else "",
+        )
 
 
 class LimitInterceptor(grpc.ServerInterceptor):
@@ -64,7 +84,7 @@ class LimitInterceptor(grpc.ServerInterceptor):
         group = self._groups[method.path]
 
         def limited(request: Any, context: grpc.ServicerContext) -> Any:
-            with group.slot():
+            with group.slot(principal_of(context)):
                 return behavior(request, context)
 
         return limited
@@ -74,7 +94,7 @@ class LimitInterceptor(grpc.ServerInterceptor):
         group = self._groups[method.path]
 
         def limited(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with group.slot():
+            with group.slot(principal_of(context)):
                 yield from behavior(request, context)
 
         return limited

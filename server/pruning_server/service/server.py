@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from pruning_api.v1 import (
     pruning_job_service_pb2_grpc,
 )
 from pruning_server.errors import InvalidRequestError
+from pruning_server.jobs.access import RateLimiter, Role, TlsFiles, TokenBook
 from pruning_server.jobs.inspection import InspectionService
 from pruning_server.jobs.ports import ArtifactStore, Clock, Metrics
 from pruning_server.jobs.service import JobService
@@ -25,6 +26,7 @@ from pruning_server.service.health import Health
 from pruning_server.service.interceptors import CallInterceptor, RpcMetrics
 from pruning_server.service.jobs import PruningJobServicer, ServerFacts
 from pruning_server.service.limits import CallGroup, LimitInterceptor
+from pruning_server.service.principal import AccessInterceptor, Authenticator
 from pruning_server.service.stalls import StallWatch
 
 ARTIFACTS = artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"].full_name
@@ -51,13 +53,35 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """Contents of PEM files; `client_ca`: clients must show a certificate that it signed."""
+# What each method needs of its caller, where callers are told apart; health is for everybody.
+ROLES: Mapping[str, Role | None] = {
+    **{f"{ARTIFACTS}/{name}": Role.READ for name in ("GetArtifact", "ListArtifacts", "ReadArtifact")},
+    **{f"{ARTIFACTS}/{name}": Role.SUBMIT for name in ("CreateArtifact", "WriteArtifact", "DeleteArtifact")},
+    **{
+        f"{JOBS}/{name}": Role.READ
+        for name in ("GetPruningJob", "ListPruningJobs", "WatchPruningJob", "ListStrategies", "GetServerInfo")
+    },
+    **{
+        f"{JOBS}/{name}": Role.SUBMIT
+        for name in ("CreatePruningJob", "CancelPruningJob", "DeletePruningJob", "InspectModel")
+    },
+    f"{REFLECTION}/ServerReflectionInfo": Role.READ,
+    "grpc.health.v1.Health/Check": None,
+    "grpc.health.v1.Health/List": None,
+    "grpc.health.v1.Health/Watch": None,
+}
 
-    certificate: bytes
-    key: bytes
-    client_ca: bytes | None = None
+
+TlsSource = Callable[[], TlsFiles]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call. `certificates`: client certificates name principals; `requests_per_second`: of each principal."""
+
+    tokens: TokenBook | None = None
+    certificates: bool = False
+    requests_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,28 +128,41 @@ class GrpcServer:
     Args:
         parts: what they need.
         address: HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 takes any free one.
-        tls: None: in the clear.
+        tls: asked for the files at every handshake; None: in the clear.
         limits: bounds of concurrency.
+        access: who may call.
 
     Raises:
         InvalidRequestError: the address cannot be listened on, or the TLS files do not fit.
     """
 
     def __init__(
-        self, parts: Parts, address: str, *, tls: TlsFiles | None = None, limits: CallLimits | None = None
+        self,
+        parts: Parts,
+        address: str,
+        *,
+        tls: TlsSource | None = None,
+        limits: CallLimits | None = None,
+        access: Access | None = None,
     ) -> None:
-        limits = limits or CallLimits()
+        limits, access = limits or CallLimits(), access or Access()
         monotonic = parts.clock.monotonic
+        authenticator = Authenticator(access.tokens, certificates=access.certificates)
+        rate = access.requests_per_second
         self._pool = futures.ThreadPoolExecutor(limits.threads, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            interceptors=[CallInterceptor(parts.rpc_metrics, monotonic), LimitInterceptor(_groups(limits))],
+            interceptors=[
+                CallInterceptor(parts.rpc_metrics, monotonic),
+                AccessInterceptor(authenticator, ROLES, None if rate is None else RateLimiter(rate, monotonic)),
+                LimitInterceptor(_groups(limits, shared=authenticator.is_on)),
+            ],
             options=OPTIONS,
         )
         self._stalls = StallWatch(limits.stall_seconds, monotonic)
         self._jobs = PruningJobServicer(parts.jobs, parts.inspections, parts.facts, parts.metrics, parts.clock)
-        artifacts = ArtifactServicer(parts.artifacts, parts.metrics, self._stalls)
-        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(artifacts, self._server)
+        self._artifacts = ArtifactServicer(parts.artifacts, parts.metrics, self._stalls)
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(self._artifacts, self._server)
         pruning_job_service_pb2_grpc.add_PruningJobServiceServicer_to_server(self._jobs, self._server)
         self._health = Health(self._server, SERVICES)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", REFLECTION), self._server)
@@ -142,30 +179,36 @@ class GrpcServer:
         self._health.stopping()
 
     def stop(self, grace_seconds: float) -> bool:
-        """Ends every watch, gives other calls `grace_seconds`, cancels them, and waits for their threads as long again.
+        """Ends watches and transfers, gives other calls `grace_seconds`, cancels them, and waits as long for their threads.
 
         Returns:
             whether all of them have ended: only then does nothing of the server use its stores any more.
         """
         self._jobs.end_watches()
+        self._artifacts.end_transfers()
         self._server.stop(grace_seconds).wait()
         self._stalls.stop()
         return _ended(self._pool.shutdown, grace_seconds)
 
 
-def _groups(limits: CallLimits) -> dict[str, CallGroup]:
-    transfers = CallGroup("uploads and downloads", limits.transfers, retry_after_seconds=5.0)
+def _groups(limits: CallLimits, *, shared: bool) -> dict[str, CallGroup]:
+    """Bounds per method; where callers are told apart, one of them gets at most half of the places."""
+
+    def group(what: str, limit: int, retry_after_seconds: float) -> CallGroup:
+        return CallGroup(what, limit, retry_after_seconds, per_caller=max(1, limit // 2) if shared else None)
+
+    transfers = group("uploads and downloads", limits.transfers, 5.0)
     return {
         f"{ARTIFACTS}/WriteArtifact": transfers,
         f"{ARTIFACTS}/ReadArtifact": transfers,
-        f"{JOBS}/WatchPruningJob": CallGroup("watches", limits.watches, retry_after_seconds=10.0),
-        f"{JOBS}/CreatePruningJob": CallGroup("submissions", limits.submissions, retry_after_seconds=2.0),
-        f"{JOBS}/InspectModel": CallGroup("inspections", limits.inspections, retry_after_seconds=10.0),
-        f"{REFLECTION}/ServerReflectionInfo": CallGroup("reflections", MAX_REFLECTIONS, retry_after_seconds=5.0),
+        f"{JOBS}/WatchPruningJob": group("watches", limits.watches, 10.0),
+        f"{JOBS}/CreatePruningJob": group("submissions", limits.submissions, 2.0),
+        f"{JOBS}/InspectModel": group("inspections", limits.inspections, 10.0),
+        f"{REFLECTION}/ServerReflectionInfo": group("reflections", MAX_REFLECTIONS, 5.0),
     }
 
 
-def _bind(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
+def _bind(server: grpc.Server, address: str, tls: TlsSource | None) -> str:
     """Listens on the address and returns it with the port that was bound."""
     try:
         port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
@@ -178,12 +221,28 @@ def _bind(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key, tls.certificate)],
-        root_certificates=tls.client_ca,
-        require_client_auth=tls.client_ca is not None,
+def _credentials(tls: TlsSource) -> grpc.ServerCredentials:
+    """Credentials that follow the files: every handshake uses those that are current then."""
+    first = tls()
+    used = first
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        now = tls()
+        if now is used:
+            return None  # as before
+        used = now
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(first),
+        newer,  # type: ignore[arg-type]  # None is how it says "as before"
+        require_client_authentication=first.client_ca is not None,
     )
+
+
+def _configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], root_certificates=tls.client_ca)
 
 
 def _ended(wait: Callable[[], None], timeout_seconds: float) -> bool:

@@ -16,7 +16,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from pruning_server import errors
-from pruning_server.errors import FieldViolation, InvalidRequestError, Reason, ServiceError
+from pruning_server.errors import CapacityError, FieldViolation, InvalidRequestError, Reason, ServiceError
 from pruning_server.service.converters_common import duration
 
 DOMAIN = "pruning-service"
@@ -25,6 +25,8 @@ CODE_BY_ERROR: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidArtifactError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OffsetError: grpc.StatusCode.OUT_OF_RANGE,
@@ -76,6 +78,10 @@ def _details(error: ServiceError) -> list[Message]:
     retry_after_seconds: float | None = getattr(error, "retry_after_seconds", None)
     if retry_after_seconds is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=duration(retry_after_seconds)))
+    if isinstance(error, CapacityError) and error.quota:
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=error.quota, description=cut(error.message, MAX_METADATA_VALUE_BYTES))
+        details.append(failure)
     if isinstance(error, InvalidRequestError) and error.violations:
         details.append(_bad_request(error.violations, MAX_DETAILS_BYTES - info.ByteSize()))
     return details

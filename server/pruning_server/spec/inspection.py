@@ -8,7 +8,8 @@ from math import prod
 
 from pruning_server.spec.base import Value
 from pruning_server.spec.problems import Problem, invalid
-from pruning_server.spec.request import ArtifactRef, ScalarArgument
+from pruning_server.spec.request import ArtifactRef, DynamicAxes, ScalarArgument
+from pruning_server.spec.validation_data import MAX_INPUT_AXES, MAX_INPUTS, find_axes_problems
 
 # As torch names them; those that a random tensor can be made of.
 INPUT_DTYPES = (
@@ -16,8 +17,6 @@ INPUT_DTYPES = (
 )  # fmt: skip
 # 1 GiB of float32: a tensor that is made up on request must not cost a machine.
 MAX_INPUT_ELEMENTS = 2**28
-MAX_INPUTS = 64
-MAX_INPUT_AXES = 16
 
 
 class TensorSpec(Value, frozen=True, kw_only=True):
@@ -70,21 +69,26 @@ class FrozenInspection(Value, frozen=True, kw_only=True):
 
 
 class Inspection(Value, frozen=True, kw_only=True):
-    """What could be pruned in a model, what is frozen, and the inputs that it was observed with."""
+    """What could be pruned in a model, what is frozen, the inputs that it was observed with, what people should know."""
 
     inputs: tuple[TensorSpec, ...]
     layers: tuple[LayerInspection, ...]
     groups: tuple[GroupInspection, ...]
     frozen: tuple[FrozenInspection, ...]
+    notes: tuple[str, ...] = ()
 
 
 class InspectionRequest(Value, frozen=True, kw_only=True):
-    """A model, and what to run it with: a dataset, shapes in the order of the arguments, or neither."""
+    """A model, and what to run it with: a dataset, shapes in the order of the arguments, or neither.
+
+    `dynamic_axes`: axes of these inputs that may have any length.
+    """
 
     model: ArtifactRef
     samples: ArtifactRef | None = None
     inputs: tuple[TensorSpec, ...] = ()
     arguments: tuple[ScalarArgument, ...] = ()
+    dynamic_axes: tuple[DynamicAxes, ...] = ()
 
 
 def find_inspection_problems(request: InspectionRequest) -> Iterator[Problem]:
@@ -100,6 +104,7 @@ def find_inspection_problems(request: InspectionRequest) -> Iterator[Problem]:
     for position, count in Counter(argument.position for argument in request.arguments).items():
         if count > 1:
             yield invalid("arguments", f"position {position} is given {count} times")
+    yield from find_axes_problems("dynamic_axes", request.dynamic_axes)
 
 
 def why_unusable(given: TensorSpec) -> str | None:

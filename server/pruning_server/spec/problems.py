@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pruning_server.errors import FieldViolation, InvalidRequestError, Reason
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,18 @@ def invalid(field: str, description: str) -> Problem:
 def missing(field: str, description: str) -> Problem:
     """A field that is needed and was not sent."""
     return Problem(field, description, Reason.MISSING_FIELD)
+
+
+def check_one(field: str, value: T | None, rule: Callable[[T], str | None]) -> Iterator[Problem]:
+    """Yields what a rule says of a value; nothing where there is no value."""
+    if value is not None and (why := rule(value)) is not None:
+        yield invalid(field, why)
+
+
+def check_each(field: str, values: Iterable[T], rule: Callable[[T], str | None]) -> Iterator[Problem]:
+    """Yields what a rule says of each value of a list."""
+    for index, value in enumerate(values):
+        yield from check_one(f"{field}[{index}]", value, rule)
 
 
 def refuse(problems: Iterable[Problem]) -> None:

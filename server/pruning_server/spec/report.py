@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from pruning_server.spec.base import Value
+from pruning_server.spec.report_accuracy import AccuracySection, GeneralizationSection
+from pruning_server.spec.report_robustness import RobustnessSection
 from pruning_server.spec.report_strategy import StrategySection
-from pruning_server.spec.request import Verdict
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class ModelSection(Value, frozen=True, kw_only=True):
@@ -53,6 +54,8 @@ class DataSection(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     # By name of the feature: with them, a later job that continues from this one tells how its data has drifted.
     statistics: dict[str, FeatureHistogram] = msgspec.field(default_factory=dict)
+    # Why this task: named by the request, that of the loss, or inferred from targets and outputs.
+    task_reason: str = ""
 
 
 class LatencySection(Value, frozen=True, kw_only=True):
@@ -83,45 +86,13 @@ class CostsSection(Value, frozen=True, kw_only=True):
     pruned: CostSection
 
 
-class AccuracySection(Value, frozen=True, kw_only=True):
-    """The task's metric on the report split; delta = pruned - original; interval of the delta."""
-
-    metric: str
-    samples: int
-    original: float
-    pruned: float
-    delta: float
-    interval: tuple[float, float]
-    interval_method: str
-    confidence_level: float
-    mcnemar_p: float | None
-    right_to_wrong: int | None
-    wrong_to_right: int | None
-    loss: dict[str, Any]
-
-
-class GeneralizationSection(Value, frozen=True, kw_only=True):
-    """Gaps are metric on the first set minus metric on the report split: positive = generalizes worse.
-
-    `gap_*`: training set against report, None where no training set was sent. `recovery_overfit`: how much more the
-    pruned model gained over the original on fit than on report, None where nothing was fitted.
-    """
-
-    gap_original: float | None
-    gap_pruned: float | None
-    recovery_overfit: float | None
-    verdict: Verdict
-    margin: float
-    smallest_detectable_loss: float | None
-    explanation: str
-
-
 class VerifySection(Value, frozen=True, kw_only=True):
     """Shrunk against masked; None in jobs that change values only.
 
     Errors are relative to the largest value of an output: `max_relative_error` with the delivered weights in `dtype`,
     `max_relative_error_randomized` with random ones in `dtype_randomized`, None where no random weights make the model
     run. `half_precision_difference`: in the model's own half precision, where it has one; the proof is in a wider copy.
+    `input_shapes`: of the tensors of every call of forward that was compared.
     `methods`: those that were compared; `train_mode`: whether training mode was. `notes`: what was not, and why.
     """
 
@@ -134,6 +105,7 @@ class VerifySection(Value, frozen=True, kw_only=True):
     methods: tuple[str, ...] = ()
     train_mode: bool = False
     notes: tuple[str, ...] = ()
+    input_shapes: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
 class LayerSection(Value, frozen=True, kw_only=True):
@@ -182,7 +154,7 @@ class Report(Value, frozen=True, kw_only=True):
     cost: CostsSection
     accuracy: AccuracySection
     generalization: GeneralizationSection
-    robustness: dict[str, Any] | None
+    robustness: RobustnessSection | None
     verify: VerifySection | None
     layers: tuple[LayerSection, ...]
     frozen: tuple[FrozenSection, ...]

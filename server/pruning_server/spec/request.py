@@ -70,6 +70,14 @@ class Verdict(enum.StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+class Robustness(enum.StrEnum):
+    """On how many kinds of harder inputs both models are compared."""
+
+    NONE = "none"
+    OCCLUSION = "occlusion"
+    ALL = "all"
+
+
 class TargetKind(enum.StrEnum):
     """How far to prune; exactly one per request."""
 
@@ -89,10 +97,15 @@ class Target(Value, frozen=True, kw_only=True):
 
 
 class ArtifactRef(Value, frozen=True, kw_only=True):
-    """A stored file; `sha256` is an optional check against what is stored."""
+    """A stored file; `sha256` is an optional check against what is stored.
+
+    `uri`: where a file lies that is not stored yet; `artifact_id` is empty then. It is fetched before anything else, and
+    what is stored of a request names artifacts only: a URI may hold a secret.
+    """
 
     artifact_id: str
     sha256: str | None = None
+    uri: str | None = None
 
 
 class NmPattern(Value, frozen=True, kw_only=True):
@@ -174,12 +187,17 @@ Strategy = StaticStrategy | DynamicStrategy | ConditionalStrategy
 
 
 class FineTune(Value, frozen=True, kw_only=True):
-    """Gradient steps after pruning. `epochs` None: automatic; 0: no gradient step, closed-form recovery only."""
+    """Gradient steps after pruning. `epochs` None: automatic; 0: no gradient step, closed-form recovery only.
+
+    `dropout` in [0, 1): the rate of every dropout of the model while it is trained; None: its own rates, lowered as far
+    as was pruned behind them.
+    """
 
     epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
     weight_decay: float = 0.0
+    dropout: float | None = None
 
 
 class Recovery(Value, frozen=True, kw_only=True):
@@ -202,7 +220,11 @@ RISK_SPLIT = SplitFractions(fit=0.50, select=0.10, report=0.20, calibrate=0.20)
 
 
 class Evaluation(Value, frozen=True, kw_only=True):
-    """How the result is judged. `margin` in (0, 1): the largest loss of the metric that is acceptable."""
+    """How the result is judged.
+
+    `margin` in (0, 1): the largest loss of the metric that is acceptable. `include_samples`: whether the report shows
+    single samples.
+    """
 
     margin: float = DEFAULT_MARGIN
     confidence_level: float = DEFAULT_CONFIDENCE_LEVEL
@@ -210,6 +232,8 @@ class Evaluation(Value, frozen=True, kw_only=True):
     split: SplitFractions = SplitFractions()
     latency_batch_size: int = DEFAULT_LATENCY_BATCH_SIZE
     batch_size: int | None = None
+    robustness: Robustness = Robustness.ALL
+    include_samples: bool = True
 
 
 class Preprocessing(Value, frozen=True, kw_only=True):
@@ -238,11 +262,19 @@ class MethodSamples(Value, frozen=True, kw_only=True):
     samples: ArtifactRef
 
 
+class DynamicAxes(Value, frozen=True, kw_only=True):
+    """Axes of one input (its position among forward's tensors, from 0) that may have any length; 0 is the batch."""
+
+    input: int
+    axes: tuple[int, ...]
+
+
 class Limits(Value, frozen=True, kw_only=True):
-    """Bounds of one job; None means the server's default."""
+    """Bounds of one job; None means the server's default. `priority` in [-10, 10], among the caller's waiting jobs."""
 
     memory_bytes: int | None = None
     max_attempts: int | None = None
+    priority: int = 0
 
 
 class PruningSpec(Value, frozen=True, kw_only=True):
@@ -268,6 +300,7 @@ class PruningSpec(Value, frozen=True, kw_only=True):
     seed: int = 0
     limits: Limits = Limits()
     timeout_seconds: float | None = None
+    dynamic_axes: tuple[DynamicAxes, ...] = ()
 
     @property
     def continuation(self) -> Continuation | None:

@@ -83,11 +83,14 @@ class _Trial:
 
     def attempt(self, feed: Feed, first: int, size: int) -> tuple[torch.Tensor | None, Exception | None]:
         """The judged output for `size` samples from `first` on, or what the model raised."""
-        rows = [(first + row) % len(feed.samples) for row in range(size)]
+        return self.call(feed.inputs([(first + row) % len(feed.samples) for row in range(size)]))
+
+    def call(self, inputs: tuple[object, ...]) -> tuple[torch.Tensor | None, Exception | None]:
+        """The judged output for these arguments of forward, or what the model raised."""
         torch.manual_seed(self.rule.seed)
         try:
             with torch.no_grad(), self.state:
-                output = self.module(*feed.inputs(rows))
+                output = self.module(*inputs)
         except MODEL_ERRORS as error:
             if is_out_of_memory(error):
                 raise
@@ -103,14 +106,69 @@ def _any_batch(trial: _Trial, feed: Feed) -> tuple[Call | None, Exception | None
     if together is not None and _rows(together) == many:
         if single is None:
             return Call(feed, trial.rule, (many,), ()), None
+        squeezes = many > 1 and single.shape == together.shape[1:]
+        rule = replace(trial.rule, squeezes_single=squeezes)
         if many == 1 or _agree(trial, feed, together):
-            return Call(feed, trial.rule, (1, many), ()), None
+            return Call(feed, rule, (1, many), ()), None
+        _require_samples_first(trial, feed, together, single)
         note = "The outputs depend on the other samples of a batch, so the model is run on one sample at a time."
-        return Call(feed, replace(trial.rule, exact_batch=1), (1,), (note,)), None
+        return Call(feed, replace(rule, exact_batch=1), (1,), (note,)), None
     if single is None:
         return None, first_error or error
+    if together is not None:
+        _require_samples_first(trial, feed, together, single)
     rule = replace(trial.rule, exact_batch=1, adds_batch_axis=_rows(single) != 1)
     return Call(feed, rule, (1,), ("The model takes one sample at a time.",)), None
+
+
+def _require_samples_first(trial: _Trial, feed: Feed, together: torch.Tensor, single: torch.Tensor) -> None:
+    """Refuses outputs of one and of several samples that cannot both have the samples first.
+
+    Raises:
+        JobFailureError: MODEL_OUTPUT_UNSUPPORTED: the samples stand on another axis, or are not told apart.
+    """
+    many, shapes = (
+        min(OBSERVED_BATCH, len(feed.samples)),
+        f"{list(single.shape)} for one sample and {list(together.shape)}",
+    )
+    if not together.ndim and not single.ndim and many > 1:
+        text = "The model returns one number for a whole batch, as losses do. An output for each sample is needed: name it with output_selector (--output-selector), or return it."
+        raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+    if together.ndim == single.ndim:
+        differing = [axis for axis in range(together.ndim) if together.shape[axis] != single.shape[axis]]
+        if (
+            len(differing) == 1
+            and differing[0] > 0
+            and together.shape[differing[0]] == many * single.shape[differing[0]]
+        ):
+            text = (
+                f"The model returns {shapes} for {many}: the samples stand on axis {differing[0]}, and must be the first. "
+                f"Wrap the model so that it returns output.transpose(0, {differing[0]})."
+            )
+            raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+    if _takes_samples_second(trial, feed, together, single):
+        text = (
+            "The model's first axis is not the samples: outputs change with other samples of a batch, and places along axis "
+            "1 of the inputs are independent of each other, as in models that take sequences first (batch_first=False). "
+            "Wrap the model so that it takes and returns the samples first: inputs.transpose(0, 1)."
+        )
+        raise JobFailureError(Reason.MODEL_INPUT_MISMATCH, text)
+
+
+def _takes_samples_second(trial: _Trial, feed: Feed, together: torch.Tensor, single: torch.Tensor) -> bool:
+    """Whether a model whose outputs depend on the other samples gives each place of axis 1 an output of its own."""
+    inputs = feed.inputs([0])
+    lengths = {one.shape[1] for one in inputs if isinstance(one, torch.Tensor) and one.ndim >= 2}
+    if len(lengths) != 1 or (length := lengths.pop()) < 2:
+        return False
+    axis = next((axis for axis, size in enumerate(single.shape) if size == length), None)
+    if axis is None or (together.shape == single.shape and _is_close(together, single)):
+        return False
+    rolled = [one.roll(1, 1) if isinstance(one, torch.Tensor) and one.ndim >= 2 else one for one in inputs]
+    moved, _ = trial.call(tuple(rolled))
+    expected = single.roll(1, axis)
+    is_flat = _is_close(expected, single)
+    return moved is not None and moved.shape == single.shape and not is_flat and _is_close(moved, expected)
 
 
 def _fixed_batch(trial: _Trial, feed: Feed) -> Call | None:
@@ -126,13 +184,19 @@ def _fixed_batch(trial: _Trial, feed: Feed) -> Call | None:
 def _agree(trial: _Trial, feed: Feed, together: torch.Tensor) -> bool:
     """Whether samples have the same outputs alone as together."""
     apart = [trial.attempt(feed, row, 1)[0] for row in range(len(together))]
-    alone = [output for output in apart if output is not None and output.shape == together[:1].shape]
-    if len(alone) < len(apart):
+    alone = [output for output in apart if output is not None and output.numel() == together[:1].numel()]
+    shapes = {tuple(output.shape) for output in alone}
+    if len(alone) < len(apart) or not shapes <= {tuple(together[:1].shape), tuple(together.shape[1:])}:
         return False
-    tolerance = BATCH_TOLERANCE.get(together.dtype, DEFAULT_BATCH_TOLERANCE)
-    one_by_one, at_once = torch.cat(alone).double(), together.double()
-    scale = float(at_once.abs().nan_to_num().max()) if at_once.numel() else 1.0
-    return torch.allclose(one_by_one, at_once, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
+    return _is_close(torch.cat([output.reshape(together[:1].shape) for output in alone]), together)
+
+
+def _is_close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether the values are those of the same computation, up to the order of its sums."""
+    tolerance = BATCH_TOLERANCE.get(second.dtype, DEFAULT_BATCH_TOLERANCE)
+    one, other = first.double(), second.double()
+    scale = float(other.abs().nan_to_num().max()) if other.numel() else 1.0
+    return torch.allclose(one, other, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
 
 
 def _rows(output: torch.Tensor) -> int:

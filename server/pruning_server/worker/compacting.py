@@ -22,7 +22,7 @@ from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.phases.prune import Pruned
 from pruning_server.worker.phases.recover import Trained
-from pruning_server.worker.structures import sample_runs
+from pruning_server.worker.structures import sample_runs, sized_runs
 
 # Relative to the run's folder.
 FILLED_FILE = "filled.pt"
@@ -69,6 +69,7 @@ def compact(loaded: Loaded, observed: Observed, pruned: Pruned, trained: Trained
     try:
         feeds = {"forward": observed.feed, **observed.method_feeds}
         samples = {name: sample_runs(feed, observed.rule) for name, feed in feeds.items()}
+        samples["forward"] += sized_runs(observed.feed, observed.rule, observed.sizes)
         dead = find_dead_channels(filled.load().eval(), samples)
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):

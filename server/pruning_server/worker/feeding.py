@@ -13,6 +13,8 @@ from pruning_server.worker.forms import InputForm
 
 # Positions of samples in a set.
 Rows: TypeAlias = Sequence[int] | np.ndarray
+# Other lengths than the samples': (position of the input, axis, length) each.
+Lengths: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Feed:
-    """Samples in the form that the model takes, with its scalar arguments by their positions."""
+    """Samples in the form that the model takes, with its scalar arguments by their positions.
+
+    `lengths`: axes along which the samples are repeated or cut, so that indices stay in range.
+    """
 
     samples: Samples
     forms: tuple[InputForm, ...]
     scalars: Mapping[int, object]
     device: str
+    lengths: Lengths = ()
 
     @property
     def name(self) -> str:
@@ -53,11 +59,17 @@ class Feed:
 
     def inputs(self, rows: Rows) -> tuple[object, ...]:
         """Positional arguments of forward for these rows."""
+        return place_arguments(self.tensors(rows), self.scalars)
+
+    def tensors(self, rows: Rows) -> list[torch.Tensor]:
+        """Those of the arguments that are samples."""
         index = np.asarray(rows, dtype=np.intp)
         tensors = [
             form.tensor(array[index], self.device) for form, array in zip(self.forms, self.samples.inputs, strict=True)
         ]
-        return place_arguments(tensors, self.scalars)
+        for position, axis, length in self.lengths:
+            tensors[position] = stretch(tensors[position], axis, length)
+        return tensors
 
     def targets(self, rows: Rows) -> torch.Tensor | None:
         """The stored targets of these rows, or None."""
@@ -66,6 +78,12 @@ class Feed:
         values = self.samples.targets[np.asarray(rows, dtype=np.intp)]
         dtype = {"f": np.float32 if values.dtype.itemsize <= 4 else np.float64}.get(values.dtype.kind, np.int64)
         return torch.from_numpy(np.array(values, dtype=dtype)).to(self.device)
+
+
+def stretch(values: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """The values repeated or cut along an axis."""
+    index = torch.arange(length, device=values.device) % values.shape[axis]
+    return values.index_select(axis, index)
 
 
 def place_arguments(tensors: Sequence[object], scalars: Mapping[int, object]) -> tuple[object, ...]:

@@ -120,7 +120,9 @@ class _Gating:
         self._ungated = self._archive.load().eval()
         self._require_plain()
         try:
-            self._channels = find_channels(self._archive, observed.feed, observed.rule, observed.method_feeds)
+            self._channels = find_channels(
+                self._archive, observed.feed, observed.rule, observed.method_feeds, observed.sizes
+            )
         except JobFailureError as error:
             raise _RefusedError(error.message.rstrip(".")) from error
         self._ordered, self._permutations = self._order()

@@ -28,7 +28,9 @@ def carry_out(folder: Path, task: InspectionTask) -> Inspection:
     finder = InputFinder(load_module(path, "cpu", "model").eval(), task.arguments)
     inputs = _inputs(folder, task, finder)
     twice = finder.doubled(inputs)
-    return inspect_model(load_module(path, "cpu", "model").eval(), inputs, () if twice is None else (twice,))
+    sized, notes = finder.resized(inputs, task.dynamic_axes)
+    others = [*([] if twice is None else [twice]), *sized]
+    return inspect_model(load_module(path, "cpu", "model").eval(), inputs, others, notes)
 
 
 def _inputs(folder: Path, task: InspectionTask, finder: InputFinder) -> Inputs:

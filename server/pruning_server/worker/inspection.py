@@ -40,7 +40,10 @@ class _Layer:
 
 
 def inspect_model(
-    module: torch.jit.ScriptModule, inputs: Sequence[object], others: Sequence[Sequence[object]] = ()
+    module: torch.jit.ScriptModule,
+    inputs: Sequence[object],
+    others: Sequence[Sequence[object]] = (),
+    notes: Sequence[str] = (),
 ) -> Inspection:
     """Finds what could be removed, from runs of `forward`.
 
@@ -51,6 +54,7 @@ def inspect_model(
             get the names that a job's report gives them. Its state is the same afterwards.
         inputs: arguments of `forward`; multiply-accumulates are per sample, the first axis being the samples.
         others: further arguments, best of another number of samples: what one run leaves open, a second may settle.
+        notes: on these, passed on.
 
     Raises:
         RuntimeError: an allocation failed.
@@ -92,6 +96,7 @@ def inspect_model(
             )
             for use in coupling.frozen
         ),
+        notes=tuple(notes),
     )
 
 
@@ -146,7 +151,7 @@ def _macs(module: torch.jit.ScriptModule, inputs: Sequence[object]) -> Mapping[s
 
 def _coupling(module: torch.jit.ScriptModule, runs: Sequence[Sequence[object]], layers: tuple[str, ...]) -> Coupling:
     try:
-        found = analyse(module, {"forward": runs})
+        found = analyse(module, {"forward": runs}, head_dims=True)
         return Coupling(found.groups, found.frozen)
     except _ANALYSIS_ERRORS as error:
         if is_out_of_memory(error):

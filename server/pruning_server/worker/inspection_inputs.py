@@ -15,12 +15,14 @@ from pruning_server.graph.training import thaw
 from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.recovery.raised import is_out_of_memory, last_line
 from pruning_server.spec.inspection import TensorSpec
-from pruning_server.spec.request import Preprocessing, ScalarArgument
+from pruning_server.spec.request import DynamicAxes, Preprocessing, ScalarArgument
 from pruning_server.worker.calling import floating_dtype, forward_arguments
-from pruning_server.worker.feeding import Feed, Samples, place_arguments
+from pruning_server.worker.feeding import Feed, Lengths, Samples, place_arguments, stretch
 from pruning_server.worker.forms import candidate_forms
 from pruning_server.worker.inspection import batch_size_of
 from pruning_server.worker.inspection_guesses import Argument, candidates_of, combinations
+from pruning_server.worker.running import all_tensors
+from pruning_server.worker.sizes import settle_sizes, why_unlike
 
 SEED = 0
 SAMPLES = 2
@@ -128,6 +130,37 @@ class InputFinder:
         )
         return twice if self._error(twice) is None else None
 
+    def resized(self, inputs: Inputs, dynamic: Sequence[DynamicAxes]) -> tuple[list[Inputs], tuple[str, ...]]:
+        """The same samples at other lengths of these axes, where the model takes them, and what people should know.
+
+        Raises:
+            InvalidRequestError: an axis that the inputs do not have (`dynamic_axes`).
+        """
+        places = [place for place, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
+        shapes = {number: tuple(_tensor(inputs[place]).shape) for number, place in enumerate(places)}
+        axes = [(one.input, axis) for one in dynamic for axis in one.axes]
+        for position, axis in axes:
+            if axis >= len(shapes.get(position, ())):
+                shown = ", ".join("x".join(map(str, shape)) for shape in shapes.values())
+                raise _refused(f"there is no axis {axis} of input {position}; the inputs are {shown}", "dynamic_axes")
+
+        def stretched(lengths: Lengths) -> Inputs:
+            values = list(inputs)
+            for position, axis, length in lengths:
+                values[places[position]] = stretch(_tensor(values[places[position]]), axis, length)
+            return tuple(values)
+
+        def error(lengths: Lengths) -> str | None:
+            found = self._run(stretched(lengths))
+            return _quoted(found) if isinstance(found, Exception) else why_unlike(own, found, samples)
+
+        first, samples = self._run(inputs) if axes else [], batch_size_of(inputs)
+        own = [] if isinstance(first, Exception) else first
+        if not own:
+            return [], ()
+        found = settle_sizes(axes, {axis: shapes[axis[0]][axis[1]] for axis in axes}, error)
+        return [stretched(lengths) for lengths in found.found], found.notes
+
     def _needed(self, given: int | None) -> list[Argument]:
         """The arguments that tensors are made for, the first `given` of them; None: those without a default."""
         free = [one for one in self.arguments if one.scalar is None]
@@ -162,15 +195,19 @@ class InputFinder:
 
     def _error(self, inputs: Inputs) -> Exception | None:
         """What the model raises, if anything."""
+        found = self._run(inputs)
+        return found if isinstance(found, Exception) else None
+
+    def _run(self, inputs: Inputs) -> list[torch.Tensor] | Exception:
+        """The tensors that the model returns, or what it raises."""
         torch.manual_seed(SEED)
         try:
             with torch.no_grad(), self._state:
-                self._module(*inputs)
+                return all_tensors(self._module(*inputs))
         except MODEL_ERRORS as error:
             if is_out_of_memory(error):
                 raise
             return error
-        return None
 
     def _advice(self) -> str:
         tensors = [one for one in self.arguments if one.scalar is None and (one.is_tensor or not one.has_default)]
@@ -197,6 +234,13 @@ def _arguments(module: torch.jit.ScriptModule, scalars: Sequence[ScalarArgument]
         )
         for position, one in enumerate(declared)
     )
+
+
+def _tensor(value: object) -> torch.Tensor:
+    """Of a position that is known to hold one."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{type(value).__name__} is no tensor")
+    return value
 
 
 def _scalar(value: object, type_name: str) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,12 @@ from pruning_server.recovery.objective import Objective, TargetForm
 from pruning_server.recovery.ports import Score
 from pruning_server.spec.request import Task
 from pruning_server.worker.feeding import Feed, Rows
+from pruning_server.worker.next_tokens import NextTokens
 from pruning_server.worker.running import Subject
 
+# Outputs of language models have a number for each token and word: blocks are bounded in rows and in bytes.
 LOSS_BLOCK_ROWS = 1024
+LOSS_BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Judging:
         metric: the task's metric.
         batch_size: samples per pass; halved where memory runs out.
         scratch: makes arrays to work with.
+        tokens: where the next tokens are the targets, which input has them.
     """
 
     feed: Feed
@@ -67,14 +71,19 @@ class Judging:
     metric: Metric
     batch_size: int
     scratch: Callable[[tuple[int, ...]], np.ndarray]
+    tokens: NextTokens | None = None
 
     def target(self, rows: Rows, reference: torch.Tensor) -> torch.Tensor | None:
         """What the loss compares the rows' outputs with; None where that is the original's output itself."""
         if self.objective.form is TargetForm.NONE:
             return None
+        return shape_target(self._stored(rows), reference, self.objective)
+
+    def _stored(self, rows: Rows) -> torch.Tensor | None:
+        if self.objective.next_tokens and self.tokens is not None:
+            return torch.from_numpy(self.tokens.targets(self.feed.samples, rows)).to(self.feed.device)
         # Where agreement is judged, targets that were sent along are not the truth.
-        stored = None if self.objective.task is Task.AGREEMENT else self.feed.targets(rows)
-        return shape_target(stored, reference, self.objective)
+        return None if self.objective.task is Task.AGREEMENT else self.feed.targets(rows)
 
     def outputs(self, subject: Subject, rows: Rows, done: Callable[[float, int], None] | None = None) -> Outputs:
         """Runs the model over the rows; `done` hears the fraction and the samples of each pass.
@@ -97,8 +106,7 @@ class Judging:
     def values(self, outputs: Outputs, reference: np.ndarray) -> SampleValues:
         """Metric and loss of each sample; `reference`: the original's outputs for the same rows."""
         losses = []
-        for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
-            block = slice(start, start + LOSS_BLOCK_ROWS)
+        for block in blocks_of(outputs.values):
             output, original = _tensor(outputs.values[block], self.feed), _tensor(reference[block], self.feed)
             wanted = self.target(outputs.rows[block], original)
             wanted = original if wanted is None else wanted
@@ -114,12 +122,12 @@ class Judging:
         """
         count = len(outputs.rows)
         total = 0.0
-        for start in range(0, count, LOSS_BLOCK_ROWS):
-            block = slice(start, start + LOSS_BLOCK_ROWS)
+        for block in blocks_of(outputs.values):
             output, original = _tensor(outputs.values[block], self.feed), _tensor(reference[block], self.feed)
+            wanted = self.target(outputs.rows[block], original)
             with torch.no_grad():
-                found = distillation(output, original, self.objective)
-                least = distillation(original, original, self.objective)
+                found = distillation(output, original, self.objective, wanted)
+                least = distillation(original, original, self.objective, wanted)
             if found is None or least is None:
                 theirs = Outputs(outputs.rows, np.ascontiguousarray(reference))
                 return float(np.abs(self.values(outputs, reference).loss - self.values(theirs, reference).loss).mean())
@@ -130,14 +138,16 @@ class Judging:
         """The metric of each sample; of a metric such as R2, relative to these rows alone."""
         if self.metric.compares_with_original:
             return self.metric.per_sample(outputs.values, None, reference)
+        return self.metric.per_sample(outputs.values, self.truth(outputs.rows, reference), reference)
+
+    def truth(self, rows: Rows, reference: np.ndarray) -> np.ndarray:
+        """[n, ...] what the metric compares the rows' outputs with; `reference`: the original's outputs for them."""
         targets = []
-        for start in range(0, len(outputs.rows), LOSS_BLOCK_ROWS):
-            block = slice(start, start + LOSS_BLOCK_ROWS)
+        for block in blocks_of(reference):
             original = _tensor(reference[block], self.feed)
-            wanted = self.target(outputs.rows[block], original)
+            wanted = self.target(rows[block], original)
             targets.append((original if wanted is None else wanted).cpu().numpy())
-        target = np.concatenate(targets) if targets else np.zeros(0)
-        return self.metric.per_sample(outputs.values, target, reference)
+        return np.concatenate(targets) if targets else np.zeros(0)
 
     def score(self, subject: Subject, rows: Rows, reference: Reference) -> Score:
         """The model's score on the rows; not a number where its outputs are not."""
@@ -150,6 +160,14 @@ class Judging:
         values = self.values(outputs, reference.values[np.asarray(rows, dtype=np.intp)])
         hits = values.metric if self.metric.is_binary else None
         return Score(self.metric.mean(values.metric), float(values.loss.mean()), hits)
+
+
+def blocks_of(values: np.ndarray) -> Iterator[slice]:
+    """Parts of [n, ...] arrays that are small enough to be copied."""
+    row_bytes = 4 * int(np.prod(values.shape[1:], dtype=np.int64))
+    rows = max(1, min(LOSS_BLOCK_ROWS, LOSS_BLOCK_BYTES // max(row_bytes, 1)))
+    for start in range(0, len(values), rows):
+        yield slice(start, start + rows)
 
 
 def require_numbers(values: np.ndarray, rows: Rows, name: str) -> None:

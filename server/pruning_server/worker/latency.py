@@ -18,7 +18,7 @@ from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.story import Story
-from pruning_server.worker.structures import remove_channels, sample_runs
+from pruning_server.worker.structures import remove_channels, sample_runs, sized_runs
 
 TRIAL_SECONDS = 2.0
 CAREFUL_SECONDS = 8.0
@@ -40,6 +40,7 @@ def latency_meter(job: WorkerJob, loaded: Loaded, observed: Observed, folder: Ru
             raise JobFailureError(Reason.INTERNAL, "A latency was asked for without channels; please report this.")
         feeds = {"forward": observed.feed, **observed.method_feeds}
         runs = [(name, inputs) for name, feed in feeds.items() for inputs in sample_runs(feed, observed.rule)]
+        runs += [("forward", inputs) for inputs in sized_runs(observed.feed, observed.rule, observed.sizes)]
         removed = remove_channels(loaded.archive, observed.channels, removal, folder, runs)
         original, pruned = compare_latency(
             job,

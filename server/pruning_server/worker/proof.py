@@ -78,6 +78,7 @@ def prove(
         max_relative_error=given.error,
         max_relative_error_randomized=randomized.error if randomized else None,
         batch_sizes=_batch_sizes(samples),
+        input_shapes=_input_shapes(samples),
         dtype=_name(given.dtype),
         dtype_randomized=_name(randomized.dtype) if randomized else None,
         half_precision_difference=proving.half_precision_difference,
@@ -332,6 +333,14 @@ def _batch_of(call: Call) -> int:
 
 def _batch_sizes(samples: Sequence[Call]) -> tuple[int, ...]:
     return tuple(sorted({_batch_of(call) for call in samples if call.method == "forward"}))
+
+
+def _input_shapes(samples: Sequence[Call]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    return tuple(
+        tuple(tuple(one.shape) for one in call.arguments if isinstance(one, torch.Tensor))
+        for call in samples
+        if call.method == "forward"
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -22,7 +22,15 @@ from pruning_server.spec.report import (
     Report,
 )
 from pruning_server.spec.report_strategy import StrategySection
-from pruning_server.spec.request import ConditionalStrategy, Scope, StaticStrategy, Strategy, Target, TargetKind
+from pruning_server.spec.request import (
+    ConditionalStrategy,
+    PruningSpec,
+    Scope,
+    StaticStrategy,
+    Strategy,
+    Target,
+    TargetKind,
+)
 from pruning_server.worker.continuing import Told
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.phases.evaluate import Evaluated
@@ -61,7 +69,7 @@ def assemble_report(job: WorkerJob, results: Results, timings: dict[str, float])
         cost=results.evaluated.cost,
         accuracy=results.evaluated.accuracy,
         generalization=results.evaluated.generalization,
-        robustness=None,
+        robustness=results.evaluated.robustness,
         verify=results.final.proof,
         layers=_layers(results),
         frozen=_frozen(results),
@@ -100,6 +108,7 @@ def _data(job: WorkerJob, results: Results) -> DataSection:
         loss=observed.objective.loss_name,
         warnings=observed.splits.warnings,
         statistics=results.told.statistics,
+        task_reason=observed.objective.reason,
     )
 
 
@@ -138,7 +147,7 @@ def _strategy(job: WorkerJob, results: Results) -> StrategySection:
         target=_target(target),
         achieved_sparsity=plan.sparsity,
         **_counts(results),
-        recovery=_recovery(results.trained),
+        recovery=_recovery(results.trained) | _dropout(job.spec, results.trained),
         notes=tuple(dict.fromkeys(notes)),
         details=plan.details,
         nm_pattern=_pattern(strategy),
@@ -214,6 +223,14 @@ def _recovery(trained: Trained) -> dict[str, Any]:
             for epoch in recovered.history
         ],
     }
+
+
+def _dropout(spec: PruningSpec, trained: Trained) -> dict[str, Any]:
+    """`asked`: the rate of the request; `layers`: dropouts whose rate was set, or lowered where none was asked for."""
+    rates = trained.dropout
+    if rates is None:
+        return {}
+    return {"dropout": {"asked": spec.fine_tune.dropout, "layers": rates.layers, "unset": rates.unset}}
 
 
 def _layers(results: Results) -> tuple[LayerSection, ...]:

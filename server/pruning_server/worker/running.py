@@ -15,6 +15,8 @@ from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.recovery.raised import is_out_of_memory, last_line
 from pruning_server.worker.feeding import Feed, Rows
 
+MAX_SHOWN_PARTS = 8
+
 
 @dataclass(frozen=True)
 class CallRule:
@@ -23,6 +25,7 @@ class CallRule:
     Attributes:
         exact_batch: the only batch size that it takes (or that gives every sample its own output); None: any.
         adds_batch_axis: the output of a single sample comes without the sample axis.
+        squeezes_single: likewise, but several samples have it, as in models that squeeze.
         selector: the part of the output that is judged: `logits`, `0`, `0.logits`; empty: the output itself.
         stateful: a run changes what the next one gives, so state is put back after each.
         seed: of whatever the model draws at random.
@@ -30,6 +33,7 @@ class CallRule:
 
     exact_batch: int | None = None
     adds_batch_axis: bool = False
+    squeezes_single: bool = False
     selector: str = ""
     stateful: bool = False
     seed: int = 0
@@ -55,7 +59,8 @@ class Subject:
         An output with a single axis of length above 1 per sample, such as [N, C, 1, 1], is [N, C].
         """
         selected = select_output(self.module(*inputs), self.rule.selector)
-        output = selected.unsqueeze(0) if self.rule.adds_batch_axis else selected
+        lacks_axis = self.rule.adds_batch_axis or (self.rule.squeezes_single and _is_single(inputs))
+        output = selected.unsqueeze(0) if lacks_axis else selected
         wide_axes = sum(size != 1 for size in output.shape[1:])
         return output.flatten(1) if output.ndim > 2 and wide_axes <= 1 else output
 
@@ -102,50 +107,98 @@ class Subject:
         return [*rows, *[rows[-1]] * (exact - len(rows))]
 
 
+def _is_single(inputs: tuple[object, ...]) -> bool:
+    """Whether the arguments hold one sample: tensors of numbers have no axis."""
+    sizes = [len(one) for one in inputs if isinstance(one, torch.Tensor) and one.ndim]
+    return bool(sizes) and sizes[0] == 1
+
+
 def select_output(output: object, selector: str) -> torch.Tensor:
-    """The tensor that `selector` names in a model's output.
+    """The tensor that `selector` names in a model's output: keys and positions with dots between; empty: the only one.
 
     Raises:
-        JobFailureError: there is none, or it is not floating-point (MODEL_OUTPUT_UNSUPPORTED).
+        JobFailureError: there is none, or it is not floating-point (MODEL_OUTPUT_UNSUPPORTED); the message lists what
+            there is.
     """
-    found = output
-    for key in filter(None, selector.split(".")):
-        found = _part(found, key)
+    found = _at(output, selector)
+    tensors = all_tensors(found)
+    if not isinstance(found, torch.Tensor) and len(tensors) == 1:
+        found = tensors[0]
     if not isinstance(found, torch.Tensor):
-        text = f"The model returns {_shown(found)}; which part is judged must be named: output_selector, e.g. {_keys(found)}."
+        returned = f"The model returns {_shown(output)}" if not selector else f"{selector!r} is {_shown(found)}"
+        text = f"{returned}; which part is judged must be named: output_selector (--output-selector). {_choice(output)}"
         raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
     if not found.is_floating_point():
-        text = f"The model returns {found.dtype} values; a floating-point output is needed (logits, not class numbers)."
+        where = f"{selector!r} of the output" if selector else "The output"
+        text = f"{where} holds {_dtype(found)} values; a floating-point one is needed (logits, not class numbers)."
+        if found is not output:
+            text = f"{text} {_choice(output)}"
         raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
     return found
 
 
-def _part(output: object, key: str) -> object:
-    if isinstance(output, Mapping) and key in output:
-        return output[key]
+def _at(output: object, selector: str) -> object:
+    found, rest = output, selector
+    while rest:
+        step = _step(found, rest)
+        if step is None:
+            key = rest.split(".")[0]
+            text = f"output_selector names {key!r}, and there the model returns {_shown(found)}. {_choice(output)}"
+            raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+        found, rest = step
+    return found
+
+
+def _step(output: object, selector: str) -> tuple[object, str] | None:
+    """The part that the selector names first, and what is left of it; keys may have dots themselves, the longest wins."""
+    parts = _parts(output)
+    for key in sorted(parts, key=len, reverse=True):
+        if selector == key or selector.startswith(f"{key}."):
+            return parts[key], selector[len(key) + 1 :]
+    return None
+
+
+def _parts(output: object) -> dict[str, object]:
+    """What an output is made of, by key or position; a named tuple has both."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
     if isinstance(output, tuple | list):
-        if key.isdigit() and int(key) < len(output):
-            return output[int(key)]
-        if hasattr(output, "_fields") and key in output._fields:
-            return getattr(output, key)
-    text = f"output_selector names {key!r}, and the model returns {_shown(output)}; there is {_keys(output)}."
-    raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
+        fields = getattr(output, "_fields", ())
+        return {str(place): value for place, value in enumerate(output)} | dict(zip(fields, output, strict=False))
+    return {}
+
+
+def _choice(output: object) -> str:
+    """The floating-point tensors of an output with their paths, for a message."""
+    found = [(path, one) for path, one in _paths(output, "") if one.is_floating_point()]
+    if not found:
+        return "There is no floating-point tensor in it."
+    shown = [f"{path!r} {_dtype(one)} {list(one.shape)}" for path, one in found[:MAX_SHOWN_PARTS]]
+    more = f" and {len(found) - MAX_SHOWN_PARTS} more" if len(found) > MAX_SHOWN_PARTS else ""
+    return f"There is {', '.join(shown)}{more}."
+
+
+def _paths(output: object, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(output, torch.Tensor):
+        yield prefix, output
+        return
+    fields = getattr(output, "_fields", ())
+    for key, value in _parts(output).items():
+        # A named tuple's parts are listed once, by name.
+        if not (fields and key.isdigit()):
+            yield from _paths(value, f"{prefix}.{key}" if prefix else key)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shown(output: object) -> str:
     if isinstance(output, torch.Tensor):
-        return "a single tensor"
+        return f"a single tensor {_dtype(output)} {list(output.shape)}"
     if isinstance(output, tuple | list | Mapping):
         return f"a {type(output).__name__} of {len(output)}"
     return "nothing" if output is None else f"a {type(output).__name__}"
-
-
-def _keys(output: object) -> str:
-    if isinstance(output, Mapping):
-        return ", ".join(repr(str(key)) for key in list(output)[:8]) or "nothing in it"
-    if isinstance(output, tuple | list):
-        return ", ".join(repr(str(i)) for i in range(min(len(output), 8))) or "nothing in it"
-    return "no part to choose"
 
 
 def all_tensors(output: object) -> list[torch.Tensor]:

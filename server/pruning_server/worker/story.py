@@ -32,8 +32,8 @@ SHARES = {
     Phase.EVALUATE: 0.12,
     Phase.EXPORT: 0.03,
 }
-# Where planning makes and judges many candidates, or trains.
-LONG_PLANNING = SHARES | {Phase.PLAN: 0.60, Phase.RECOVER: 0.08}
+# Where planning makes and judges many candidates.
+LONG_PLANNING = 0.60
 PROGRESS_INTERVAL_SECONDS = 0.4
 
 
@@ -58,9 +58,10 @@ class Story:
         self.phase: Phase | None = None
         self.timings: dict[str, float] = {}
 
-    def expect_long_planning(self) -> None:
-        """Gives PLAN most of the bar; to be told before it begins."""
-        self._shares = LONG_PLANNING
+    def expect_long_planning(self, share: float = LONG_PLANNING) -> None:
+        """Gives PLAN this share of the bar, and RECOVER what is left of both; to be told before it goes on."""
+        both = SHARES[Phase.PLAN] + SHARES[Phase.RECOVER]
+        self._shares = SHARES | {Phase.PLAN: share, Phase.RECOVER: both - share}
 
     @contextmanager
     def telling(self, phase: Phase) -> Iterator[None]:

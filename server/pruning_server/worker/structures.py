@@ -20,7 +20,7 @@ from pruning_server.recovery.model_errors import MODEL_ERRORS
 from pruning_server.recovery.raised import is_out_of_memory, sentence
 from pruning_server.worker.archives import ModelArchive
 from pruning_server.worker.expected import relative_error
-from pruning_server.worker.feeding import Feed
+from pruning_server.worker.feeding import Feed, Lengths
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.running import CallRule, all_tensors
 
@@ -67,6 +67,16 @@ class Channels:
             replace(use, layers=tuple(self.name(layer) for layer in use.layers)) for use in self.structure.frozen
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of what goes."""
+        count = self.structure.attention_by_dims
+        text = (
+            f"{count} product{'s' if count > 1 else ''} of queries and keys can lose dimensions inside heads, the same in"
+            " every head, rather than whole heads; granularity head removes whole heads."
+        )
+        return (text,) if count else ()
+
     def name(self, tensor: str) -> str:
         """The run's name of a tensor."""
         return self.names.get(tensor, tensor)
@@ -83,7 +93,15 @@ class Channels:
         )
 
 
-def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule, methods: Mapping[str, Feed]) -> Channels:
+def find_channels(
+    archive: ModelArchive,
+    feed: Feed,
+    rule: CallRule,
+    methods: Mapping[str, Feed],
+    sizes: Sequence[Lengths] = (),
+    *,
+    head_dims: bool = False,
+) -> Channels:
     """Runs a load of the archive on a few of the caller's samples with labels on every axis.
 
     Args:
@@ -91,16 +109,20 @@ def find_channels(archive: ModelArchive, feed: Feed, rule: CallRule, methods: Ma
         feed: the samples of forward.
         rule: how the model is called.
         methods: the samples of other methods.
+        sizes: other lengths at which forward runs too.
+        head_dims: attention may lose dimensions inside heads where there are more of them than heads.
 
     Raises:
         JobFailureError: NOTHING_PRUNABLE: the code holds something that cannot be followed.
     """
     module = archive.load().eval()
-    runs = sample_runs(feed, rule)
+    runs = [*sample_runs(feed, rule), *sized_runs(feed, rule, sizes)]
     torch.manual_seed(rule.seed)
     try:
         samples = {"forward": runs} | {name: sample_runs(one, rule) for name, one in methods.items()}
-        structure = analyse(module, samples, batch_size=rule.exact_batch or BATCH_SIZES[0])
+        structure = analyse(
+            module, samples, batch_size=rule.exact_batch or BATCH_SIZES[0], head_dims=head_dims
+        )
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -116,6 +138,13 @@ def sample_runs(feed: Feed, rule: CallRule) -> list[tuple[object, ...]]:
     """Arguments of forward for a few samples, at the batch sizes that the model takes."""
     sizes = (rule.exact_batch,) if rule.exact_batch else BATCH_SIZES
     return [feed.inputs([row % len(feed.samples) for row in range(size)]) for size in sizes]
+
+
+def sized_runs(feed: Feed, rule: CallRule, sizes: Sequence[Lengths]) -> list[tuple[object, ...]]:
+    """Arguments of forward for a few samples at other lengths."""
+    count = rule.exact_batch or BATCH_SIZES[0]
+    rows = [row % len(feed.samples) for row in range(count)]
+    return [replace(feed, lengths=lengths).inputs(rows) for lengths in sizes]
 
 
 def rename(cut: Cut, channels: Channels) -> Cut:

@@ -110,9 +110,27 @@ def test_what_even_everything_does_not_reach_is_refused_with_what_it_reaches() -
 
 def test_a_model_that_gets_no_faster_is_refused() -> None:
     watch = Stopwatch(chain([16, *SIZES, 16]), lambda _: 1.0)
-    with pytest.raises(JobFailureError, match="no removal made it faster") as refused:
+    with pytest.raises(JobFailureError, match="no removal made it measurably faster") as refused:
         plan(watch, 0.9)
     assert refused.value.reason is Reason.TARGET_UNREACHABLE
+
+
+@pytest.mark.parametrize("overhead", [20_000.0, 60_000.0])
+def test_channels_that_buy_hardly_any_time_stay(overhead: float) -> None:
+    """Of a tiny net, calls take most of the time: a goal near that is no reason to remove nearly everything."""
+    watch = Stopwatch(chain([16, *SIZES, 16]), lambda shapes: overhead + smooth(shapes))
+    fastest = watch.true_ratio({number: list(range(1, size)) for number, size in enumerate(SIZES)})
+    with pytest.raises(JobFailureError) as refused:
+        plan(watch, fastest * 1.01 / (1 - SLACK), multiple=1)
+    assert refused.value.reason is Reason.TARGET_UNREACHABLE
+    nearest = float(refused.value.metadata["nearest"])
+    assert nearest > fastest
+    if nearest < 1:
+        assert "does not go with channels" in refused.value.message
+        made = plan(watch, nearest, multiple=1)
+        # A seventh of the operations are the floor here; fewer would save less than can be measured.
+        left, whole = (smooth(watch.toy.shapes(gone)) - 500 for gone in (made.removal, {}))
+        assert left > 0.1 * whole
 
 
 def test_nothing_asked_nothing_measured() -> None:

@@ -45,3 +45,22 @@ def test_where_nothing_can_go_it_stays_at_nothing() -> None:
     _, accepted, controller = run(0.0)
     assert not any(accepted)
     assert controller.accepted == 0.0
+
+
+@pytest.mark.parametrize("answers", ["a" * 24, "r" * 24, "ar" * 12, "aaarrar" * 4])
+def test_progress_never_falls_and_ends_at_one(answers: str) -> None:
+    controller = Controller()
+    told = [controller.progress]
+    for answer in answers:
+        if controller.is_over:
+            break
+        least = controller.next_progress
+        if answer == "a":
+            controller.accept()
+        else:
+            controller.reject()
+        assert controller.progress >= least
+        told.append(controller.progress)
+    assert told == sorted(told)
+    assert told[0] == 0.0
+    assert not controller.is_over or told[-1] == 1.0

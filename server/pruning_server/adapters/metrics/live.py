@@ -44,6 +44,7 @@ class LiveSources:
         device_memory_bytes: device to its memory.
         storage_bytes: `artifacts`, `uploads`, `jobs`, `database` to bytes on disk.
         storage_free_bytes: free space where the data lie.
+        landlock_abi: version of Landlock that contains the workers; 0: they run without a sandbox.
         ready: whether submissions can be served.
         draining: whether the server is on its way down.
     """
@@ -58,6 +59,7 @@ class LiveSources:
     device_memory_bytes: Callable[[], Mapping[str, int]] | None = None
     storage_bytes: Callable[[], Mapping[str, int]] | None = None
     storage_free_bytes: Callable[[], int] | None = None
+    landlock_abi: Callable[[], int] | None = None
     ready: Callable[[], bool] | None = None
     draining: Callable[[], bool] | None = None
 
@@ -77,6 +79,10 @@ def _age(since: float | None, now: float) -> Samples:
 
 def _build(build: BuildInfo, _now: float) -> Samples:
     return [((build.version, build.python, build.torch, build.cuda), 1.0)]
+
+
+def _sandbox(abi: int, _now: float) -> Samples:
+    return [((str(abi),), float(abi > 0))]
 
 
 def _states(counts: Mapping[JobState, int], _now: float) -> Samples:
@@ -140,6 +146,13 @@ _FAMILIES = (
     _Family("pruning_device_memory_bytes", "Memory of a device.", "device_memory_bytes", ("device", "kind"), _memory),
     _Family("pruning_storage_bytes", "Bytes on disk.", "storage_bytes", ("kind",), _storage),
     _Family("pruning_storage_free_bytes", "Free space where the data lie.", "storage_free_bytes"),
+    _Family(
+        "pruning_sandboxed",
+        "Whether workers run inside the sandbox; the label is the kernel's Landlock ABI.",
+        "landlock_abi",
+        ("landlock_abi",),
+        _sandbox,
+    ),
     _Family("pruning_ready", "Whether submissions can be served.", "ready"),
     _Family("pruning_draining", "Whether the server is on its way down.", "draining"),
 )

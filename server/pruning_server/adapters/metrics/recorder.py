@@ -153,12 +153,12 @@ class PrometheusMetrics:
         self._jobs.cancel_latency.observe(max(0.0, seconds))
 
     @contextmanager
-    def transfer(self, direction: str) -> Iterator[Callable[[int], None]]:
-        """Counts one transfer (`upload` or `download`) while open; call the value with bytes moved."""
-        direction = labels.DIRECTIONS.of(direction)
-        moved = self._transfers.bytes.labels(direction, _GRPC)
+    def transfer(self, direction: str, transport: str = _GRPC) -> Iterator[Callable[[int], None]]:
+        """Counts one transfer (`upload` or `download`, over `grpc` or `uri`) while open; call the value with bytes moved."""
+        direction, transport = labels.DIRECTIONS.of(direction), labels.TRANSPORTS.of(transport)
+        moved = self._transfers.bytes.labels(direction, transport)
         started = self._monotonic()
-        with self._transfers.in_progress.labels(direction, _GRPC).track_inprogress():
+        with self._transfers.in_progress.labels(direction, transport).track_inprogress():
             try:
                 yield moved.inc
             finally:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from pruning_server.graph import ir
 from pruning_server.graph.channels import Cause, Channels, Ids
 from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, map_at, tensors_in, without_axis
 
@@ -24,6 +25,8 @@ class Call:
         results: what the op returned, plain.
         channels: where rules unite and freeze.
         rerun: runs the op again on plain arguments, the first one replaced.
+        node: the node in the graph.
+        unused: positions of the results that nothing depends on.
     """
 
     op: str
@@ -32,6 +35,8 @@ class Call:
     results: Sequence[Any]
     channels: Channels
     rerun: Callable[[Any], Sequence[Any]]
+    node: ir.Node | None = None
+    unused: frozenset[int] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         """An argument; None where the op has none of that name."""
@@ -40,6 +45,11 @@ class Call:
     def first(self) -> Any:
         """The first argument."""
         return next(iter(self.arguments.values()))
+
+    def is_constant(self, name: str) -> bool:
+        """Whether an argument is a constant of the code, so that it is the same in every run."""
+        values = list(self.node.inputs()) if self.node is not None else []
+        return name in self.arguments and ir.constant_of(values[list(self.arguments).index(name)])[0]
 
     def cause(self, reason: str, *, expected: bool = False) -> Cause:
         """A reason with this op and its source line."""
@@ -95,6 +105,10 @@ class Call:
             if not one.covers(axis):
                 kept.append(one)
                 continue
+            heads = self.channels.choices.heads_of(one.ids, axis) if self.channels.choices is not None else None
+            if heads is not None:
+                kept.append(AxisMap(heads))
+                continue
             rest = without_axis(one.ids, axis)
             for other in set(AxisMap(rest).axes) - set(self.channels.varying_axes(rest)):
                 rest = without_axis(rest, other)
@@ -117,6 +131,10 @@ class Call:
         """Two axes are multiplied and summed: their channels go together, and the weight's side is the consumer."""
         left, right = one.map_at(axis), other.map_at(other_axis)
         reason = "it is summed with an axis that always stays"
+        if self._opens(one, left, other, right):
+            sides = [(found.ids, at % found.ids.ndim) for found, at in ((left, axis), (right, other_axis)) if found]
+            self.open_choice(sides)
+            return
         for value, found, partner, at in ((one, left, right, axis), (other, right, left, other_axis)):
             if found is None:
                 continue
@@ -136,6 +154,18 @@ class Call:
             if len(left.axes) > 1:
                 rows, columns = columns, rows
             self.channels.unite(columns, rows.reshape(-1), self.cause(reason))
+
+    def _opens(self, one: Labelled, left: AxisMap | None, other: Labelled, right: AxisMap | None) -> bool:
+        """Whether two split indices of activations are contracted, and dimensions inside heads may go."""
+        if self.channels.choices is None or left is None or right is None or one.stored or other.stored:
+            return False
+        return len(left.axes) > 1 and len(right.axes) > 1
+
+    def open_choice(self, sides: Sequence[tuple[Ids, int]]) -> None:
+        """Split indices are contracted over these axes: whole heads may go, or the same dimensions in every head."""
+        if self.channels.choices is not None:
+            cause = self.cause("two activations are multiplied and summed over it")
+            self.channels.choices.open(sides, id(self.node), cause)
 
     def combine(self, operands: Sequence[tuple[Maps, Sequence[int]]], shape: Sequence[int]) -> Maps:
         """Broadcasts operands, given by maps and shape, element by element to one shape; returns the result's maps."""

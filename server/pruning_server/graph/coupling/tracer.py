@@ -26,8 +26,10 @@ from pruning_server.graph.coupling.values import (
     unlabel,
 )
 from pruning_server.graph.coupling.zeros import bends, keeps_zeros, shifted_maps
-from pruning_server.graph.domain import Domain, call_operator
+from pruning_server.graph.domain import UNSET, Domain, call_operator
 from pruning_server.graph.execution import Executor, compile_methods
+from pruning_server.graph.head_choices import HeadChoices
+from pruning_server.graph.liveness import Liveness
 from pruning_server.graph.program import Method, Program, Step, all_steps
 from pruning_server.graph.slots import Path, find_places
 from pruning_server.graph.state import StateGuard
@@ -42,6 +44,9 @@ class Tracer(Domain):
         module: run under a guard, so that its state stays as it is.
         methods: compiled methods by name; by default private copies of all graphs.
         registry: the rules.
+        head_dims: attention may lose dimensions inside heads, the same in every head, where that leaves more to choose
+            from than whole heads; else only whole heads go.
+        whole_heads: `id` of nodes that contract heads of which only whole ones may go all the same.
     """
 
     explores = True
@@ -51,9 +56,14 @@ class Tracer(Domain):
         module: torch.jit.ScriptModule,
         methods: Mapping[str, Method] | None = None,
         registry: Registry = REGISTRY,
+        *,
+        head_dims: bool = False,
+        whole_heads: Iterable[int] = (),
     ) -> None:
         places = find_places(module)
         self.channels = Channels()
+        if head_dims:
+            self.channels.choices = HeadChoices(self.channels, whole_heads)
         self._methods = compile_methods(module) if methods is None else methods
         self.leaves = Leaves(places, enumerate_constants(self._methods.values()), self.channels)
         self.visits: list[Visit] = []
@@ -64,6 +74,12 @@ class Tracer(Domain):
         self._registry = registry
         self._guard = StateGuard(module)
         self._executor = Executor(module, self, places, self._settable)
+        self._liveness = {
+            id(step): liveness
+            for method in self._methods.values()
+            for liveness in [Liveness(method.program)]
+            for step in all_steps(method.program)
+        }
         self._paths = {key: path for method in self._methods.values() for key, path in _stored_paths(method)}
 
     def trace(self, name: str, inputs: Sequence[object]) -> Any:
@@ -230,7 +246,9 @@ class Tracer(Domain):
         results: Sequence[Any] = (),
         rerun: Any = None,
     ) -> Call:
-        return Call(step.op, ir.source_of(step.node), arguments or {}, results, self.channels, rerun)
+        liveness = self._liveness.get(id(step))
+        unused = liveness.unused(step) if liveness is not None else frozenset()
+        return Call(step.op, ir.source_of(step.node), arguments or {}, results, self.channels, rerun, step.node, unused)
 
     def _together(self, step: Step, ones: Sequence[Any], others: Sequence[Any], reason: str) -> None:
         for one, other in zip(ones, others, strict=True):
@@ -242,7 +260,7 @@ class Tracer(Domain):
                     self._pair([one, other], [one, other])
             elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
                 self._together(step, one, other, reason)
-            elif other is not None and one is not other:  # None has no layout
+            elif other is not None and one is not other and UNSET is not one and UNSET is not other:
                 self._freeze([one, other], self._cause(step, reason))
 
     def _cause(self, step: Step, reason: str) -> Cause:

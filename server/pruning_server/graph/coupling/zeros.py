@@ -21,6 +21,7 @@ _ALWAYS = """
     flip repeat tile repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution
     linear addmm matmul mm bmm mv dot baddbmm einsum scaled_dot_product_attention
+    _native_multi_head_attention _transformer_encoder_layer_fwd
     batch_norm instance_norm native_batch_norm group_norm layer_norm rms_norm
     max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d max_pool2d avg_pool2d adaptive_avg_pool2d
     adaptive_max_pool2d max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
@@ -28,7 +29,12 @@ _ALWAYS = """
     upsample_trilinear3d gather take_along_dim index index_select roll tril triu glu grid_sampler im2col col2im
     max_unpool2d max_unpool3d tensordot inner outer mean sum var std amax amin norm cumsum size
 """
-_KEEPS = frozenset(f"aten::{name}" for name in _ALWAYS.split()) | {"prim::data", "prim::dtype", "prim::device"}
+# These read nothing of a tensor that removing channels would change.
+_READS = {
+    *(f"prim::{name}" for name in "dtype device is_nested requires_grad is_cuda is_cpu layout is_sparse".split()),
+    *(f"aten::{name}" for name in "dim is_floating_point is_complex is_contiguous".split()),
+}
+_KEEPS = frozenset(f"aten::{name}" for name in _ALWAYS.split()) | {"prim::data", *_READS}
 _DIVISIONS = frozenset({"aten::div", "aten::divide", "aten::true_divide", "aten::floor_divide"})
 _SUMS = frozenset({"aten::add", "aten::sub", "aten::subtract"})
 _PRODUCT_SUMS = frozenset({"aten::addmm", "aten::baddbmm"})

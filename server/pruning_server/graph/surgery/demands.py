@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from pruning_server.graph.channels import Ids
-from pruning_server.graph.coupling.values import LabelledInt
+from pruning_server.graph.coupling.values import AxisMap, LabelledInt, map_at
 from pruning_server.graph.surgery.seeing import Sight
 
 
@@ -21,6 +21,14 @@ class Collector(Protocol):
 
     def divide(self, sight: Sight, axis_name: str, lines: list[Ids | None]) -> None:
         """The results must have these lengths."""
+        ...
+
+    def rescale(self, sight: Sight, name: str, line: Ids) -> None:
+        """The argument, which is missing, must be what it is by default for the whole line."""
+        ...
+
+    def unfuse(self, sight: Sight, heads: Ids | int, width: Ids | int, made: Ids | int, others: Sequence[Ids]) -> None:
+        """A fused op must be written out where any of these lines, or numbers that stay, is cut."""
         ...
 
     def agree(self, sight: Sight, one: Any, other: Any, axis: int) -> None:
@@ -176,6 +184,38 @@ def _whole_groups(sight: Sight, line: Ids | None, groups: int) -> Ids | None:
     return rows[:, 0] if groups > 1 and bool(np.any(roots != roots[:1])) else None
 
 
+def _attention(sight: Sight, collector: Collector) -> None:
+    """Without a scale, attention takes one over the root of the number of dimensions that it sees."""
+    query = sight.tensor("query")
+    if query is None or sight.argument("scale") is not None:
+        return
+    line = sight.line(query, len(query.shape) - 1)
+    if line is not None:
+        collector.rescale(sight, "scale", line)
+
+
+def _fused_attention(sight: Sight, collector: Collector) -> None:
+    heads = int(sight.argument("num_head") or sight.argument("num_heads"))
+    weight, projection = sight.tensor("qkv_weight"), sight.tensor("proj_weight")
+    rows = None if weight is None else map_at(weight.maps, 0)
+    if weight is None or projection is None or rows is None:
+        return
+    queries, _, values = rows.ids.reshape(3, heads, -1)
+    wide = queries.shape[1]
+    others = (sight.line(weight, 1), sight.line(projection, 0))
+    collector.unfuse(
+        sight,
+        _or_size(sight.line_of(AxisMap(queries), 0), heads),
+        _or_size(sight.line_of(AxisMap(queries), 1), wide),
+        _or_size(sight.line_of(AxisMap(values), 1), wide),
+        [line for line in others if line is not None],
+    )
+
+
+def _or_size(line: Ids | None, size: int) -> Ids | int:
+    return size if line is None else line
+
+
 def _like_other(sight: Sight, collector: Collector) -> None:
     other, result = sight.tensor("other"), sight.result()
     if other is None or result is None:
@@ -211,6 +251,8 @@ DEMANDS: Mapping[str, Demand] = {
         """,
     ),
     **_same(_group_norm, "group_norm native_group_norm"),
+    **_same(_attention, "scaled_dot_product_attention"),
+    **_same(_fused_attention, "_native_multi_head_attention _transformer_encoder_layer_fwd"),
     **_same(_like_other, "view_as reshape_as expand_as"),
 }
 """By op; what is not listed has no number that depends on channels, or freezes them."""

@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 
 from pruning_server.graph import ir, ir_edits
 from pruning_server.graph.program import Method, all_steps
-from pruning_server.graph.surgery.edits import Address, Divide, Edit, Resize
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Rescale, Resize, Unfuse
+from pruning_server.graph.surgery.unfused import unfuse
 
 
 def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: AbstractSet[int]) -> int:
@@ -25,18 +26,30 @@ def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: Abs
     }
     numbers: dict[tuple[Address, int], list[Resize]] = {}
     divisions: list[Divide] = []
+    scales: list[Rescale] = []
+    fused: list[Unfuse] = []
     for edit in edits:
         if isinstance(edit, Divide):
             divisions += [edit] if any(length.kept(removed) != length.total for length in edit.lengths) else []
+        elif isinstance(edit, Rescale):
+            scales += [edit] if edit.length.kept(removed) != edit.length.total else []
+        elif isinstance(edit, Unfuse):
+            fused += [edit] if edit.is_touched(removed) else []
         elif edit.factors(removed) != (1, 1):
             numbers.setdefault((edit.address, edit.position), []).append(edit)
     for (address, position), wanted in numbers.items():
         graph, node = nodes[address]
         _Editor(graph, node, removed).change(position, wanted)
+    for block in fused:
+        graph, node = nodes[block.address]
+        unfuse(graph, node, *(one.kept(removed) for one in (block.heads, block.width, block.made)), block.scale)
+    for one in scales:
+        graph, node = nodes[one.address]
+        ir_edits.replace_input(node, one.position, ir_edits.insert_constant(graph, node, one.scale))
     for division in divisions:
         graph, node = nodes[division.address]
         _Editor(graph, node, removed).divide(division)
-    return len({address for address, _ in numbers} | {division.address for division in divisions})
+    return len({address for address, _ in numbers} | {one.address for one in (*divisions, *scales, *fused)})
 
 
 class _Editor:

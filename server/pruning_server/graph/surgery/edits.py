@@ -58,4 +58,52 @@ class Divide:
     lengths: tuple[Length, ...]
 
 
-Edit: TypeAlias = Resize | Divide
+@dataclass(frozen=True)
+class Rescale:
+    """The scale of attention, which depends on the length of the contracted axis, is written out as it was.
+
+    Attributes:
+        address: the node that takes the scale.
+        position: which argument.
+        length: the axis.
+    """
+
+    address: Address
+    position: int
+    length: Length
+
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(dimensions) before anything was removed."""
+        return float(self.length.total**-0.5)
+
+
+@dataclass(frozen=True)
+class Unfuse:
+    """Fused attention is written out where anything of it goes, since its kernel demands full heads.
+
+    Attributes:
+        address: the fused op.
+        heads: how many there are.
+        width: dimensions of queries and keys per head.
+        made: dimensions of values per head.
+        others: further axes that the kernel demands in full.
+    """
+
+    address: Address
+    heads: Length
+    width: Length
+    made: Length
+    others: tuple[Length, ...]
+
+    def is_touched(self, removed: AbstractSet[int]) -> bool:
+        """Whether the kernel could not run without these classes."""
+        return any(one.kept(removed) != one.total for one in (self.heads, self.width, self.made, *self.others))
+
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(dimensions) before anything was removed."""
+        return float(self.width.total**-0.5)
+
+
+Edit: TypeAlias = Resize | Divide | Rescale | Unfuse

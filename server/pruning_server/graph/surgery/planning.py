@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pruning_server.graph.coupling.tracer import Tracer
 from pruning_server.graph.coupling.values import LabelledInt
 from pruning_server.graph.program import Method, all_steps
 from pruning_server.graph.surgery.demands import DEMANDS, own_line
-from pruning_server.graph.surgery.edits import Address, Divide, Edit, Resize
+from pruning_server.graph.surgery.edits import Address, Divide, Edit, Rescale, Resize, Unfuse
 from pruning_server.graph.surgery.lengths import Length, axis_line, is_free
 from pruning_server.graph.surgery.seeing import Sight
 
@@ -79,6 +79,8 @@ class _Planner:
         self._places = places
         self._numbers: dict[_Spot, _Number] = {}
         self._divisions: dict[tuple[Address | None, int, int], tuple[Length, ...]] = {}
+        self._scales: dict[tuple[Address | None, int, int], Length] = {}
+        self._fused: dict[tuple[Address | None, int], tuple[Length, ...]] = {}
         self._whole: dict[frozenset[int], Cause] = {}
 
     def read(self, visit: Visit) -> None:
@@ -112,6 +114,14 @@ class _Planner:
             lengths = tuple(length.without_frozen(self._channels) for length in parts)
             if any(length.classes for length in lengths) and place is not None:
                 found.append(Divide(place, position, lengths))
+        for (place, _, position), length in self._scales.items():
+            left = length.without_frozen(self._channels)
+            if left.classes and place is not None:
+                found.append(Rescale(place, position, left))
+        for (place, _), parts in self._fused.items():
+            heads, width, made, *others = (length.without_frozen(self._channels) for length in parts)
+            if any(one.classes for one in (heads, width, made, *others)) and place is not None:
+                found.append(Unfuse(place, heads, width, made, tuple(others)))
         return tuple(found)
 
     # --- Collector ----------------------------------------------------------------------------------------------------
@@ -143,6 +153,29 @@ class _Planner:
         key = (self._place(sight), id(sight.visit.node), sight.position(axis_name))
         known = self._divisions.setdefault(key, lengths)
         if (known != lengths or key[0] is None) and any(one.classes for one in (*known, *lengths)):
+            for one in (*known, *lengths):
+                self._freeze(one, cause)
+
+    def rescale(self, sight: Sight, name: str, line: Ids) -> None:
+        """See `Collector`."""
+        length = Length.of(line, self._channels)
+        key = (self._place(sight), id(sight.visit.node), sight.position(name))
+        known = self._scales.setdefault(key, length)
+        if known != length or key[0] is None:
+            cause = _cause(sight.visit.node, "its scale depends on the number of dimensions and cannot be written out")
+            for one in (known, length):
+                self._freeze(one, cause)
+
+    def unfuse(self, sight: Sight, heads: Ids | int, width: Ids | int, made: Ids | int, others: Sequence[Ids]) -> None:
+        """See `Collector`."""
+        lengths = tuple(
+            Length.constant(one) if isinstance(one, int) else Length.of(one, self._channels)
+            for one in (heads, width, made, *others)
+        )
+        key = (self._place(sight), id(sight.visit.node))
+        known = self._fused.setdefault(key, lengths)
+        if known != lengths or key[0] is None:
+            cause = _cause(sight.visit.node, "fused attention that is run with different heads cannot be written out")
             for one in (*known, *lengths):
                 self._freeze(one, cause)
 
@@ -198,7 +231,7 @@ class _Planner:
         for roots, cause in self._whole.items():
             frozen = any(self._channels.is_frozen(root) for root in roots)
             if not frozen and roots not in lines and not any(line <= roots for line in lines):
-                self._channels.freeze(np.array([min(roots)], dtype=np.int64), cause)
+                self._channels.keep_last(min(roots), cause)
 
 
 def _cause(node: ir.Node, reason: str) -> Cause:

@@ -31,13 +31,26 @@ class Traced:
     edits: tuple[Edit, ...]
 
 
-def trace_module(module: torch.jit.ScriptModule, samples: Samples) -> Traced:
+def trace_module(module: torch.jit.ScriptModule, samples: Samples, *, head_dims: bool = False) -> Traced:
     """Runs the samples; methods without any are run with those of `forward` or without arguments, where they take them.
+
+    With `head_dims`, attention may lose dimensions inside heads. Where some of them turn out to stay, its heads go as a
+    whole after all, for which everything is run once more.
 
     Raises as `Tracer.trace` does, for the methods that have samples.
     """
     methods = compile_methods(module)
-    tracer = Tracer(module, methods)
+    traced = _trace(module, samples, methods, Tracer(module, methods, head_dims=head_dims))
+    choices = traced.tracer.channels.choices
+    missed = choices.missed() if choices is not None else frozenset()
+    if missed:
+        traced = _trace(module, samples, methods, Tracer(module, methods, head_dims=True, whole_heads=missed))
+    return traced
+
+
+def _trace(
+    module: torch.jit.ScriptModule, samples: Samples, methods: Mapping[str, Method], tracer: Tracer
+) -> Traced:
     visited = 0
     for inputs in samples.get("forward", ()):
         tracer.trace("forward", inputs)

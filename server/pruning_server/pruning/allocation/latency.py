@@ -17,7 +17,7 @@ SLACK = 0.03
 RESOLUTION = 0.03
 """Steps between which the cost changes by less than this share of the whole are not told apart."""
 
-MAX_TRIALS = 7
+MAX_TRIALS = 6
 MAX_CONFIRMATIONS = 5
 
 FRIENDLY_MULTIPLES = (16, 8)
@@ -42,6 +42,9 @@ def reach_latency(
 ) -> Chosen:
     """The fewest steps that were measured to meet the goal, by bisection on what is left of a cost; at most about 15 measurements.
 
+    A part of the time goes with no channel: calls, memory, whatever is frozen. Where it is most of it, channels buy hardly
+    any time, and a goal near it would cost nearly all of them. So no more go than make the model measurably faster.
+
     Args:
         ladder: the order.
         share: what is left of a cost that goes with time, such as MACs, by the number of steps; never grows.
@@ -50,15 +53,17 @@ def reach_latency(
         widths_are_free: whether groups may keep more channels than their multiple asks for.
 
     Returns:
-        Of the confirmed choice, `achieved` as measured; where no steps meet the goal, the fastest, not reached.
+        Of the confirmed choice, `achieved` as measured; where no steps meet the goal, the fastest of those, not reached.
     """
     if goal >= 1:
         return Chosen(0, ladder.counts(0), 1.0, is_reached=True)
-    search = _Search(ladder, share, measure, goal * (1 - SLACK))
-    confirmed = search.confirm(search.bracket())
+    search = _Search(ladder, share, measure, goal * (1 - SLACK), len(ladder))
+    limit = search.find_floor()
+    confirmed = search.confirm(search.bracket()) if search.most else None
     if confirmed is None:
-        steps, ratio = min(search.careful.items(), key=lambda item: item[1])
-        return Chosen(steps, ladder.counts(steps), ratio / (1 - SLACK), is_reached=False)
+        within = {steps: ratio for steps, ratio in search.careful.items() if steps <= search.most} or {0: 1.0}
+        steps, ratio = min(within.items(), key=lambda item: item[1])
+        return Chosen(steps, ladder.counts(steps), ratio / (1 - SLACK), is_reached=False, notes=limit)
     counts: Mapping[int, int] = ladder.counts(confirmed)
     ratio, widened = search.careful[confirmed], ""
     if widths_are_free:
@@ -73,6 +78,7 @@ class _Search:
 
     Attributes:
         goal: what a measurement must not exceed.
+        most: steps that may be taken.
         careful: ratios of long measurements, by number of steps.
         count: number of measurements.
     """
@@ -81,12 +87,34 @@ class _Search:
     share: Callable[[int], float]
     measure: Measure
     goal: float
+    most: int
     careful: dict[int, float] = field(default_factory=dict)
     count: int = 0
 
+    def find_floor(self) -> tuple[str, ...]:
+        """Sets how far steps still pay, from a measurement of all of them, and says so where that is not all the way.
+
+        Time is taken for a constant and a part that goes with what is left of the cost: the last halving of what is left
+        has to save a measurable part of the original's time.
+        """
+        everything = len(self.ladder)
+        left = self.share(everything)
+        ratio = self.careful[everything] = self._ratio(self.ladder.counts(everything), careful=True)
+        saved_per_cost = (1 - ratio) / (1 - left) if left < 1 else 0.0
+        floor = RESOLUTION / saved_per_cost if saved_per_cost > RESOLUTION else 1.0
+        if left >= floor:
+            return ()
+        self.most = max(0, fewest(everything, lambda steps: self.share(steps) < floor) - 1)
+        fixed = max(0.0, 1 - saved_per_cost)
+        text = (
+            f"about {fixed:.0%} of the time does not go with channels, so that below {floor:.0%} of the operations hardly any"
+            " more is saved; no more is removed than that"
+        )
+        return (text,)
+
     def bracket(self) -> int:
-        """The fewest steps that short measurements found to meet the goal; all where none did."""
-        failing, meeting = 0, len(self.ladder)
+        """The fewest steps that short measurements found to meet the goal; the most where none did."""
+        failing, meeting = 0, self.most
         steps = self._steps_to(max(self.goal, self.share(meeting)))
         for _ in range(MAX_TRIALS):
             if not failing < steps < meeting:
@@ -103,7 +131,7 @@ class _Search:
 
     def confirm(self, steps: int) -> int | None:
         """The first of these steps and a few more that a long measurement finds to meet the goal."""
-        most, further = len(self.ladder), 2 * RESOLUTION
+        most, further = self.most, 2 * RESOLUTION
         for left in reversed(range(MAX_CONFIRMATIONS)):
             self.careful[steps] = self._ratio(self.ladder.counts(steps), careful=True)
             if self.careful[steps] <= self.goal:
@@ -126,7 +154,7 @@ class _Search:
         return counts, ratio, ""
 
     def _steps_to(self, share: float) -> int:
-        return fewest(len(self.ladder), lambda steps: self.share(steps) <= share)
+        return fewest(self.most, lambda steps: self.share(steps) <= share)
 
     def _is_met(self, counts: Mapping[int, int]) -> bool:
         return self._ratio(counts, careful=False) <= self.goal

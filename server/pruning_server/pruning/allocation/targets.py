@@ -27,7 +27,7 @@ class Chosen:
         counts: channels that go, by group number: those of the steps, less what rounding took in excess.
         achieved: in the target's unit.
         is_reached: whether that meets the target.
-        notes: for the report.
+        notes: for the report; where it is not reached, what stands in the way.
     """
 
     steps: int

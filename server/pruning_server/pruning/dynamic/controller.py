@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 FIRST_STEP = 0.125
 SMALLEST_STEP = 1 / 64
 """Of the way to the target, or of everything where there is none."""
@@ -20,6 +22,24 @@ class Controller:
         self._step = FIRST_STEP
         self._attempts = 0
         self.accepted = 0.0
+
+    @property
+    def progress(self) -> float:
+        """How near the end is, in [0, 1]; never falls."""
+        return self._progress(self.accepted, self._step, self._attempts)
+
+    @property
+    def next_progress(self) -> float:
+        """What it will be at least after the next step, however that goes."""
+        accepted = self._progress(self.propose(), self._step, self._attempts + 1)
+        rejected = self._progress(self.accepted, self._step / 2, self._attempts + 1)
+        return min(accepted, rejected)
+
+    @staticmethod
+    def _progress(accepted: float, step: float, attempts: int) -> float:
+        """The nearest of the three ends: the target, a step too small, too many attempts."""
+        halvings = math.log2(FIRST_STEP / step) / (math.log2(FIRST_STEP / SMALLEST_STEP) + 1)
+        return min(1.0, max(accepted, halvings, attempts / MAX_ATTEMPTS))
 
     @property
     def is_over(self) -> bool:

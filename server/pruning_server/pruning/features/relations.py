@@ -11,6 +11,8 @@ from pruning_server.pruning.features.base import Relate, Relation
 
 def correlations(covariance: torch.Tensor) -> torch.Tensor:
     """Absolute correlations [channels, channels]; NaN with a channel that does not vary, and with itself."""
+    # A product of matrices need not be symmetric to the last bit, and of two twins each must be as like the other.
+    covariance = (covariance + covariance.T) / 2
     deviations = covariance.diagonal().clamp(min=0).sqrt()
     # Rounding leaves a constant channel a little variance.
     deviations = torch.where(deviations > 1e-9 * deviations.max(), deviations, torch.nan)

@@ -133,7 +133,8 @@ def _unreachable(
     if target.kind is TargetKind.LATENCY_RATIO and chosen.achieved >= 1:
         return JobFailureError(
             Reason.TARGET_UNREACHABLE,
-            f"latency_ratio {target.value:g} cannot be reached: no removal made it faster on this device at this batch size;"
+            f"latency_ratio {target.value:g} cannot be reached: no removal made it measurably faster on this device at this"
+            " batch size;"
             " ask for a macs_ratio or a parameter_ratio, or measure larger batches (evaluation.latency_batch_size)",
             metadata={"target": target.kind.value, "nearest": "1.0"},
         )
@@ -151,6 +152,7 @@ def _unreachable(
         limits.append("only whole heads go")
     if target.kind is not TargetKind.SPARSITY:
         limits.append(f"the rest of the model is frozen{name_reasons(structure.frozen)}")
+    limits += chosen.notes
     return JobFailureError(
         Reason.TARGET_UNREACHABLE,
         f"{target.kind.value} {target.value:g} cannot be reached; ask for {word} {nearest:g}. What stays:"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 
+import msgspec
 import numpy as np
 import torch
 
 from pruning_server.errors import JobFailureError
 from pruning_server.evaluation.cost import count_parameters
-from pruning_server.evaluation.judgement import PairedValues, judge_accuracy, judge_generalization
+from pruning_server.evaluation.judgement import PairedValues, independent_units, judge_accuracy, judge_generalization
 from pruning_server.jobs.workspace import WorkerJob
-from pruning_server.spec.report import AccuracySection, CostSection, CostsSection, GeneralizationSection, LatencySection
+from pruning_server.spec.report import CostSection, CostsSection, LatencySection
+from pruning_server.spec.report_accuracy import AccuracySection, EpochPoint, GeneralizationSection
+from pruning_server.spec.report_robustness import RobustnessSection
 from pruning_server.spec.report_strategy import GateSection
+from pruning_server.worker.answers import detail_accuracy
 from pruning_server.worker.gate import Gate, judge_gate
 from pruning_server.worker.judging import Judging, Outputs
 from pruning_server.worker.latency import compare_latency
+from pruning_server.worker.others import PairedOutputs, judge_others
 from pruning_server.worker.phases.baseline import Baseline
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed, macs_of_forward
 from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.phases.verify import Final
+from pruning_server.worker.robustness import judge_robustness
 from pruning_server.worker.running import Subject, rows_of
 from pruning_server.worker.story import Story
+from pruning_server.worker.thumbnails import show_samples
 
 LATENCY_SECONDS = 6.0
 # Where channels went, speed is what was asked for; large models get several runs.
@@ -37,6 +45,7 @@ class Evaluated:
     generalization: GeneralizationSection
     cost: CostsSection
     gate: GateSection | None = None
+    robustness: RobustnessSection | None = None
 
 
 def evaluate(
@@ -53,14 +62,15 @@ def evaluate(
     subject = Subject.of(final.module, observed.rule)
     # In the same batches as the pruned model: sums in another order would make equal models differ in the last digit.
     original = observed.judging.outputs(Subject.of(loaded.original, observed.rule), splits.report)
-    report, identical = _compare(subject, observed.judging, splits.report, original.values, story)
+    report, identical, pruned = _compare(subject, observed.judging, splits.report, original.values, story)
     known = baseline.validation.reference.values
     fitted = trained.recovered is not None and trained.recovered.fitted
     fit = _compare(subject, observed.judging, splits.fit, known[splits.fit], story)[0] if fitted else None
+    fit = None if fit is None else replace(fit, units=splits.units[splits.fit])
     train = None
     if observed.train_judging is not None and baseline.train is not None:
         rows = rows_of(len(observed.train_judging.feed.samples))
-        train, _ = _compare(subject, observed.train_judging, rows, baseline.train.reference.values, story)
+        train = _compare(subject, observed.train_judging, rows, baseline.train.reference.values, story)[0]
     units = splits.units[splits.report]
     accuracy = judge_accuracy(
         report,
@@ -71,17 +81,31 @@ def evaluate(
         units=units,
     )
     generalization = judge_generalization(
-        report, accuracy, margin=spec.margin, identical_outputs=identical, fit=fit, train=train, units=units
+        report,
+        accuracy,
+        margin=spec.margin,
+        identical_outputs=identical,
+        fit=fit,
+        train=train,
+        units=units,
+        curves=_curves(trained),
+        seed=job.spec.seed,
     )
+    outputs = PairedOutputs(splits.report, original.values, pruned, independent_units(units))
+    others = judge_others(observed.judging, outputs, confidence_level=spec.confidence_level, seed=job.spec.seed)
+    accuracy = msgspec.structs.replace(accuracy, others=others)
+    accuracy = detail_accuracy(accuracy, observed.judging, outputs, report, seed=job.spec.seed)
     cost = _cost(job, loaded, observed, final, story)
     gate = judge_gate(observed, final.gate, final.module, story) if isinstance(final.gate, Gate) else final.gate
-    return Evaluated(accuracy, generalization, cost, gate)
+    robustness = judge_robustness(job.spec, loaded, observed, final, generalization, story)
+    shown = show_samples(accuracy, observed.judging.feed, include_samples=spec.include_samples)
+    return Evaluated(shown, generalization, cost, gate, robustness)
 
 
 def _compare(
     subject: Subject, judging: Judging, rows: np.ndarray, reference: np.ndarray, story: Story
-) -> tuple[PairedValues, bool]:
-    """Both models' values on the rows, and whether every output is that of the original, `reference`."""
+) -> tuple[PairedValues, bool, np.ndarray]:
+    """Both models' values on the rows, whether every output is that of the original, `reference`, and the outputs."""
     try:
         outputs = judging.outputs(subject, rows, lambda _, samples: story.count(samples_evaluated=samples))
     except JobFailureError as error:
@@ -91,7 +115,22 @@ def _compare(
     # A metric such as R2 depends on the whole set, so the original's values are computed on the same rows.
     theirs, ours = judging.values(outputs, reference), judging.values(Outputs(rows, reference), reference)
     values = PairedValues(original=ours.metric, pruned=theirs.metric, original_loss=ours.loss, pruned_loss=theirs.loss)
-    return values, np.array_equal(outputs.values, reference)
+    return values, np.array_equal(outputs.values, reference), outputs.values
+
+
+def _curves(trained: Trained) -> tuple[EpochPoint, ...]:
+    """Losses by epoch of fine-tuning; what is not finite is left out."""
+    history = trained.recovered.history if trained.recovered is not None else ()
+    return tuple(
+        EpochPoint(
+            epoch=epoch.epoch,
+            fit_loss=epoch.train_loss,
+            select_loss=epoch.select_loss if isfinite(epoch.select_loss) else None,
+            select_metric=epoch.select_metric if isfinite(epoch.select_metric) else None,
+        )
+        for epoch in history
+        if isfinite(epoch.train_loss)
+    )
 
 
 def _cost(job: WorkerJob, loaded: Loaded, observed: Observed, final: Final, story: Story) -> CostsSection:

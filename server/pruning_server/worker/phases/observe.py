@@ -10,31 +10,29 @@ import torch
 
 from pruning_server.errors import JobFailureError, Reason
 from pruning_server.evaluation.cost import ParameterCount, count_parameters
-from pruning_server.evaluation.metrics import choose_metric
 from pruning_server.evaluation.splits import Splits, split_dataset
 from pruning_server.graph.modules import find_weights, get_tensor
 from pruning_server.graph.observe import Macs, count_macs
 from pruning_server.graph.values import Weight, WeightSurvey
 from pruning_server.pruning.selection import Selection, select
-from pruning_server.recovery.losses import build_loss, check_loss
-from pruning_server.recovery.objective import Link, Objective, choose_objective
+from pruning_server.recovery.objective import Objective
 from pruning_server.spec.request import Granularity, PruningSpec, StaticStrategy
+from pruning_server.worker.aims import DEFAULT_BATCH_SIZE, find_aims
 from pruning_server.worker.calling import Call, find_call
-from pruning_server.worker.facts import check_alike, check_labels, output_facts, target_facts
-from pruning_server.worker.feeding import Feed
+from pruning_server.worker.feeding import Feed, Lengths
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.judging import Judging, require_numbers
 from pruning_server.worker.methods import find_method_feeds
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.running import CallRule, Subject
+from pruning_server.worker.sizes import Sizes, find_sizes
 from pruning_server.worker.state import find_state
 from pruning_server.worker.story import Story
-from pruning_server.worker.structures import Channels, find_channels
+from pruning_server.worker.structures import BATCH_SIZES, Channels, find_channels
 
 STRUCTURAL = frozenset({Granularity.CHANNEL, Granularity.HEAD})
 # Few, as a slow model has a minute for this phase.
 OBSERVED_ROWS = 32
-DEFAULT_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class Observed:
         method_feeds: how exported methods other than forward are fed, where the caller sent samples.
         channels: what can be removed as a whole; None for jobs that prune single weights.
         splits: rows of the validation set for fit, select and report.
+        sizes: other lengths of the axes that the request leaves open, at which forward runs.
         macs: multiply-accumulates of one sample.
         parameters: of the original, counted before anything is pruned.
         notes: what people should know.
@@ -72,6 +71,7 @@ class Observed:
     macs: Macs
     parameters: ParameterCount
     notes: tuple[str, ...]
+    sizes: tuple[Lengths, ...] = ()
 
 
 def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) -> Observed:
@@ -89,32 +89,8 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
     subject = Subject.of(loaded.original, rule)
     story.progress(0.5)
     output = _observed_output(subject, call.feed)
-    objective = choose_objective(
-        task=spec.task,
-        loss=spec.loss,
-        has_loss_module=loaded.loss_module is not None,
-        output=output_facts(output),
-        targets=target_facts(loaded.validation.targets),
-    )
-    judging = Judging(
-        feed=call.feed,
-        objective=objective,
-        loss=build_loss(objective, loaded.loss_module),
-        metric=choose_metric(
-            objective.task, tuple(output.shape[1:]), threshold=0.5 if objective.link is Link.PROBABILITIES else 0.0
-        ),
-        batch_size=spec.evaluation.batch_size or DEFAULT_BATCH_SIZE,
-        scratch=folder.scratch,
-    )
-    train_judging = None
-    if loaded.train is not None:
-        check_alike(loaded.validation, loaded.train, objective)
-        train_judging = replace(judging, feed=replace(call.feed, samples=loaded.train))
-        check_labels(loaded.train, objective)
-    check_labels(loaded.validation, objective)
-    rows = list(range(len(output)))
-    target = judging.target(rows, output)
-    check_loss(judging.loss, output, output if target is None else target)
+    sizes = find_sizes(loaded.original, call.feed, rule, spec.dynamic_axes, rows=min(BATCH_SIZES))
+    aims = find_aims(spec, loaded, subject, call.feed, output, folder.scratch)
     method_feeds = find_method_feeds(loaded.original, loaded.methods, spec.preprocessing, loaded.archive.device)
     splits = split_dataset(
         loaded.validation.inputs,
@@ -123,8 +99,9 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         marks=loaded.validation.split,
         fractions=spec.split,
         seed=spec.seed,
-        task=objective.task,
+        task=aims.judging.objective.task,
     )
+    channels = _find_channels(spec, loaded, call, method_feeds, sizes)
     return Observed(
         survey=survey,
         selection=selection,
@@ -132,15 +109,16 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         rule=rule,
         state_names=state_names,
         batch_sizes=call.batch_sizes,
-        objective=objective,
-        judging=judging,
-        train_judging=train_judging,
+        objective=aims.judging.objective,
+        judging=aims.judging,
+        train_judging=aims.train,
         method_feeds=method_feeds,
-        channels=_find_channels(spec, loaded, call, method_feeds),
+        channels=channels,
         splits=splits,
         macs=macs_of_forward(loaded.original, call.feed, rule),
         parameters=count_parameters(loaded.subject),
-        notes=(*call.notes, *objective.notes, *selection.notes),
+        notes=(*call.notes, *aims.notes, *selection.notes, *sizes.notes, *(channels.notes if channels else ())),
+        sizes=sizes.found,
     )
 
 
@@ -158,9 +136,12 @@ def _select_weights(spec: PruningSpec, loaded: Loaded, survey: WeightSurvey) -> 
     return selection
 
 
-def _find_channels(spec: PruningSpec, loaded: Loaded, call: Call, methods: Mapping[str, Feed]) -> Channels | None:
+def _find_channels(
+    spec: PruningSpec, loaded: Loaded, call: Call, methods: Mapping[str, Feed], sizes: Sizes
+) -> Channels | None:
     if spec.strategy.granularity in STRUCTURAL:
-        return find_channels(loaded.archive, call.feed, call.rule, methods)
+        head_dims = spec.strategy.granularity is Granularity.CHANNEL
+        return find_channels(loaded.archive, call.feed, call.rule, methods, sizes.found, head_dims=head_dims)
     return None
 
 

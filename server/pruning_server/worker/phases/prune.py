@@ -21,7 +21,7 @@ from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.phases.load import Loaded
 from pruning_server.worker.phases.observe import Observed
 from pruning_server.worker.story import Story
-from pruning_server.worker.structures import remove_channels, rename, sample_runs
+from pruning_server.worker.structures import remove_channels, rename, sample_runs, sized_runs
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def prune(
         raise JobFailureError(Reason.INTERNAL, "Channels were planned that were never observed; please report this.")
     feeds = {"forward": observed.feed, **observed.method_feeds}
     runs = [(name, inputs) for name, feed in feeds.items() for inputs in sample_runs(feed, observed.rule)]
+    runs += [("forward", inputs) for inputs in sized_runs(observed.feed, observed.rule, observed.sizes)]
     removed = remove_channels(loaded.archive, observed.channels, plan.removal, folder, runs)
     for note in removed.notes:
         story.note(note)

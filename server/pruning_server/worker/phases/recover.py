@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pruning_server.graph.dropout import scale_dropout
+from pruning_server.graph.dropout import DropoutRates, scale_dropout, set_dropout
 from pruning_server.graph.modules import get_tensor
+from pruning_server.graph.proof.stored import HALF, stored_dtypes
 from pruning_server.graph.structure import Cut
 from pruning_server.pruning.masks import MaskHolder
 from pruning_server.pruning.values import Mask, PruningPlan
@@ -43,6 +44,7 @@ class Trained:
         recovered: how it went; None where recovery was switched off.
         batch_size: samples per step.
         notes: what people should know.
+        dropout: the rates that were set or lowered; None where nothing was trained.
     """
 
     module: torch.jit.ScriptModule
@@ -51,6 +53,7 @@ class Trained:
     recovered: Recovered | None
     batch_size: int
     notes: tuple[str, ...]
+    dropout: DropoutRates | None = None
 
 
 def recover_accuracy(
@@ -64,7 +67,8 @@ def recover_accuracy(
         return Trained(pruned.subject, observed.feed, weight_names, None, 0, ("Nothing was removed or recovered.",))
     copy = make_training_copy(pruned.subject, observed.feed, observed.rule)
     cut = rename(pruned.cut, observed.channels) if observed.channels else ()
-    module, lowered = scale_dropout(copy.module, _shares_left(cut, pruned.masks))
+    rates, about_rates = dropout_for_training(spec, copy.module, _shares_left(cut, pruned.masks))
+    module = rates.module
     judging = replace(observed.judging, feed=copy.feed)
     trainables, notes = find_trainables(module, observed.survey.weights, frozen_archive=loaded.frozen_archive)
     state = observed.state_names
@@ -109,12 +113,31 @@ def recover_accuracy(
         seconds=story.clock.monotonic,
     )
     recovered = recover(lesson)
-    if lowered and recovered.history:
-        notes = (*notes, f"While training, {lowered} dropout rates were lowered as far as was pruned behind them.")
+    if recovered.history or spec.fine_tune.dropout is not None:
+        notes = (*notes, *about_rates)
     carried = dict.fromkeys((*weight_names, *(t.name for t in trainables), *student.statistic_names))
     return Trained(
-        module, copy.feed, tuple(carried), recovered, plan.batch_size, (*copy.notes, *notes, *recovered.notes)
+        module, copy.feed, tuple(carried), recovered, plan.batch_size, (*copy.notes, *notes, *recovered.notes), rates
     )
+
+
+def dropout_for_training(
+    spec: PruningSpec, module: torch.jit.ScriptModule, left: Mapping[str, float]
+) -> tuple[DropoutRates, tuple[str, ...]]:
+    """The module with the rates that the request names, else its own, lowered by what is `left`; and what to tell."""
+    rate = spec.fine_tune.dropout
+    if rate is None:
+        scaled, lowered = scale_dropout(module, left)
+        note = f"While training, {lowered} dropout rates were lowered as far as was pruned behind them."
+        return DropoutRates(scaled, lowered, 0), (note,) if lowered else ()
+    found = set_dropout(module, rate)
+    told = f"While training, {found.layers} dropout rates were {rate:g}, as asked for."
+    notes = [
+        told if found.layers else "The model has no dropout whose rate could be set: fine_tune.dropout changes nothing."
+    ]
+    if found.unset:
+        notes.append(f"{found.unset} dropouts compute their own rate, which was left as it is.")
+    return found, tuple(notes)
 
 
 def _is_untouched(pruned: Pruned) -> bool:
@@ -132,8 +155,12 @@ def _shares_left(cut: Cut, masks: Mapping[str, Mask]) -> dict[str, float]:
 
 
 def mixed_precision(module: torch.jit.ScriptModule, device: str) -> torch.dtype | None:
-    """What a GPU computes in while a model of single precision is trained: half precision where it may."""
-    single = all(tensor.dtype == torch.float32 for tensor in module.parameters())
+    """What a GPU computes in while a model of single precision is trained: half precision where it may.
+
+    The weights of a frozen archive are no parameters, so that all that is stored counts.
+    """
+    stored = stored_dtypes(module)
+    single = bool(stored) and stored[0] is torch.float32 and not any(dtype in HALF for dtype in stored)
     if torch.device(device).type != "cuda" or not single:
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -33,6 +33,7 @@ from pruning_server.worker.phases.recover import Trained
 from pruning_server.worker.proof import prove
 from pruning_server.worker.proof_gate import open_gate, prove_core
 from pruning_server.worker.running import all_tensors
+from pruning_server.worker.structures import sized_runs
 
 # The trained copy's graph was rewritten for training, so its sums may be ordered differently.
 MAX_TRAINED_ERROR = 1e-3
@@ -126,7 +127,7 @@ def _proof(
         module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=loaded.archive.device)
         return open_gate(module) if gated else module
 
-    calls = [Call("forward", arguments) for arguments in _arguments(observed, observed.feed)]
+    calls = [Call("forward", arguments) for arguments in _forward_arguments(observed, observed.feed)]
     if isinstance(gate, Gate):
         error = prove_core(delivered, gate.core, calls, seed=observed.rule.seed)
         gate = gate.proven(error)
@@ -169,7 +170,7 @@ def _runs(module: torch.jit.ScriptModule, observed: Observed, feed: Feed) -> lis
     """Calls the model on a few samples at the batch sizes that it takes."""
     runs: list[Run] = []
     # Arguments of their own, as a model may write to its inputs.
-    for arguments, untouched in zip(_arguments(observed, feed), _arguments(observed, feed), strict=True):
+    for arguments, untouched in zip(*(_forward_arguments(observed, feed) for _ in range(2)), strict=True):
         torch.manual_seed(observed.rule.seed)
         with torch.no_grad(), StateGuard(module):
             output = module(*arguments)
@@ -181,6 +182,11 @@ def _arguments(observed: Observed, feed: Feed) -> list[tuple[object, ...]]:
     """A few samples at the batch sizes that the model takes."""
     samples = len(feed.samples)
     return [feed.inputs([row % samples for row in range(size)]) for size in observed.batch_sizes]
+
+
+def _forward_arguments(observed: Observed, feed: Feed) -> list[tuple[object, ...]]:
+    """Likewise, and at the other lengths that forward takes."""
+    return [*_arguments(observed, feed), *sized_runs(feed, observed.rule, observed.sizes)]
 
 
 def _method_calls(observed: Observed) -> list[tuple[str, tuple[object, ...]]]:

@@ -70,7 +70,7 @@ def find_problem(context: Planning, strategy: ConditionalStrategy) -> Problem:
 
 def _channels(context: Planning) -> Channels:
     observed = context.observed
-    return find_channels(context.loaded.archive, observed.feed, observed.rule, observed.method_feeds)
+    return find_channels(context.loaded.archive, observed.feed, observed.rule, observed.method_feeds, observed.sizes)
 
 
 def _harm(context: Planning, strategy: ConditionalStrategy) -> HarmTest:

@@ -22,10 +22,13 @@ from pruning_server.spec.request import DynamicStrategy, Granularity, TargetKind
 from pruning_server.worker.planning.context import Planning
 from pruning_server.worker.planning.continuing import default_schedule, gentler, left_off, resume, start_from
 from pruning_server.worker.planning.dynamic_control import Limits, run_controller
-from pruning_server.worker.planning.dynamic_diary import Diary
+from pruning_server.worker.planning.dynamic_diary import PREPARED, Diary
 from pruning_server.worker.planning.dynamic_school import School, open_school, whole_training
 from pruning_server.worker.planning.dynamic_timed import run_timed
 from pruning_server.worker.planning.dynamic_units import Bench, lay_out
+
+# Of the bar: the schedule has half of the epochs, recovery the others.
+TRAINING_SHARE = 0.35
 
 
 def plan(context: Planning, strategy: DynamicStrategy) -> PruningPlan | StructuralPlan:
@@ -39,7 +42,9 @@ def plan(context: Planning, strategy: DynamicStrategy) -> PruningPlan | Structur
     schedule = schedules.get(strategy.schedule or default_schedule(strategy, earlier))
     epochs = (whole_training(context).epochs + 1) // 2
     _check(context, strategy, schedule, epochs)
+    context.story.expect_long_planning(TRAINING_SHARE)
     school = open_school(context, trains=epochs > 0)
+    context.story.progress(PREPARED / 4)
     original = judged(school.lesson)
     if earlier is not None:
         start_from(earlier, school)
@@ -47,11 +52,13 @@ def plan(context: Planning, strategy: DynamicStrategy) -> PruningPlan | Structur
     if schedule.timing is None or schedule.timing.holds:
         school.masks.hold_now = bench.units.hold
     per_epoch = max(1, steps_per_epoch(school.lesson))
+    context.story.progress(PREPARED / 2)
     diary = Diary(context.story, schedule.name, epochs)
     training = _start(schedule, bench, school, epochs * per_epoch) if epochs else None
     if earlier is not None:
         resume(earlier, bench, context.observed)
     notes: tuple[str, ...] = ()
+    diary.moved(0.0)
     if schedule.timing is not None and training is not None:
         timing = schedule.timing if earlier is None else gentler(schedule.timing)
         notes = run_timed(timing, bench, school, training, epochs, per_epoch, diary)

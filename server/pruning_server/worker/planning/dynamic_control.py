@@ -6,6 +6,7 @@ take a part of the epochs. So most of them are left for the pruned model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pruning_server.pruning.dynamic.controller import Controller
@@ -48,7 +49,7 @@ def run_controller(
         if tried.removed == before.removed:
             controller.accept()
             continue
-        trained, score = _win_back(bench, school, training, limits)
+        trained, score = _win_back(bench, school, training, limits, _pacer(controller, diary))
         stays = limits.hold(score)
         if stays:
             controller.accept()
@@ -65,18 +66,32 @@ def run_controller(
             score=score,
         )
         _tell(diary, stays=stays, original=limits.original, score=score, tried=tried.sparsity, kept=before.sparsity)
-        diary.trained(trained, score, units.reach, epoch=0, fraction=controller.accepted)
+        diary.trained(trained, score, units.reach, epoch=0, fraction=controller.progress)
     units.hold()
     return controller.accepted
 
 
-def _win_back(bench: Bench, school: School, training: SteppedTraining | None, limits: Limits) -> tuple[Trained, Score]:
+def _pacer(controller: Controller, diary: Diary) -> Callable[[float], None]:
+    """Tells how far one step of the controller is, in shares of it."""
+    before, after = controller.progress, controller.next_progress
+    return lambda share: diary.moved(before + (after - before) * share)
+
+
+def _win_back(
+    bench: Bench,
+    school: School,
+    training: SteppedTraining | None,
+    limits: Limits,
+    pace: Callable[[float], None],
+) -> tuple[Trained, Score]:
     """Closed-form recovery of the masked model and, where that leaves it beyond the budget, a part of the training."""
     score = school.win_back(bench.units)
     part = max(1, limits.total_steps // PARTS)
     if limits.hold(score) or training is None or training.steps + part > limits.total_steps:
         return NOT_TRAINED, score
-    trained = training.run(part)
+    pace(0.5)
+    began = training.steps
+    trained = training.run(part, lambda step: pace(0.5 + 0.5 * (step - began) / part))
     return trained, judged(school.lesson)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from pruning_server.errors import JobFailureError, Reason
+from pruning_server.graph.dropout import set_dropout
 from pruning_server.graph.modules import get_tensor
 from pruning_server.graph.training import thaw
 from pruning_server.pruning.dynamic.units import Units
@@ -123,6 +124,9 @@ def open_school(context: Planning, *, trains: bool) -> School:
     """
     observed, loaded, reference = context.observed, context.loaded, context.reference
     copy = make_training_copy(thaw(loaded.archive.load()), observed.feed, observed.rule)
+    rate = context.spec.fine_tune.dropout
+    if rate is not None:
+        copy = replace(copy, module=set_dropout(copy.module, rate).module)
     trainables, notes = find_trainables(copy.module, observed.survey.weights, frozen_archive=loaded.frozen_archive)
     student = ModuleStudent(
         Subject.of(copy.module, observed.rule, keep_statistics=True),

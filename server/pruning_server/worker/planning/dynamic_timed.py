@@ -26,7 +26,13 @@ def run_timed(
     if timing.holds and timing.removed(0.0) > 0:
         units.advance(timing.removed(0.0))
         diary.step("prune", 0, units.reach, score=school.win_back(units))
-    after_step = None if timing.per_epoch else _mover(timing, bench, school, training, epochs * per_epoch, diary)
+    move = None if timing.per_epoch else _mover(timing, bench, school, training, epochs * per_epoch, diary)
+
+    def after_step(step: int) -> None:
+        if move is not None:
+            move(step)
+        diary.moved(step / (epochs * per_epoch))
+
     notes: tuple[str, ...] = ()
     good = Checkpoint.of(bench.tensors)
     for epoch in range(1, epochs + 1):

@@ -1,4 +1,4 @@
-"""Fused scaled dot product attention: heads go as a whole."""
+"""Fused scaled dot product attention: heads go as a whole, or lose the same dimensions if its scale can be written out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps
 
 
 def attend(call: Call) -> list[Any]:
-    """[..., L, E] queries, [..., S, E] keys, [..., S, V] values: E is held, S and L stay, V goes on.
+    """[..., L, E] queries, [..., S, E] keys, [..., S, V] values: S and L stay, V goes on; E is held if only heads may go.
 
     Where several heads of queries share one of keys and values, they go with it.
     """
@@ -21,8 +21,10 @@ def attend(call: Call) -> list[Any]:
     if call["enable_gqa"]:
         key, value = _repeated(key, query), _repeated(value, query)
     call.contract(query, -1, key, -1)
-    for one in (query, key):
-        call.hold(one.maps, len(one.shape) - 1, "the scale of attention depends on its length")
+    if call.channels.choices is None or not (call["scale"] is not None or call.is_constant("scale")):
+        for one in (query, key):
+            call.hold(one.maps, len(one.shape) - 1, "the scale of attention depends on its length")
+    query, key = _summed(call, query), _summed(call, key)
     operands = [_rows(call, query, keep=-2), _rows(call, key, keep=None), _rows(call, value, keep=-1)]
     mask = call["attn_mask"]
     if isinstance(mask, Labelled):
@@ -38,6 +40,11 @@ def _repeated(value: Labelled, query: Labelled) -> Labelled:
     for one in value.maps:
         maps += (AxisMap(np.repeat(one.ids, times, -3) if one.covers(one.ids.ndim - 3) else one.ids),)
     return Labelled(value.tensor.repeat_interleave(times, -3), maps, value.stored)
+
+
+def _summed(call: Call, value: Labelled) -> Labelled:
+    """Queries or keys without the labels of the axis that was contracted."""
+    return Labelled(value.tensor, call.uncovered(value.maps, len(value.shape) - 1), value.stored)
 
 
 def _rows(call: Call, value: Labelled, keep: int | None) -> tuple[Maps, tuple[int, ...]]:

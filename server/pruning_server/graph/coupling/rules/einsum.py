@@ -9,7 +9,7 @@ import numpy as np
 
 from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
-from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, squeezed
+from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps, map_at, squeezed
 
 # torch itself knows a to z and A to Z; these stand for the axes of an ellipsis, from the last one on.
 _ELLIPSIS = [chr(0x100 + number) for number in range(64)]
@@ -32,6 +32,9 @@ def contracted(call: Call, operands: Sequence[Labelled], terms: Sequence[str], r
     maps = call.combine(factors, sizes)
     gone = {axis for axis, letter in enumerate(letters) if letter not in right}
     for axis in sorted(gone):
+        if _opens(call, operands, factors, maps, axis, gone):
+            maps = call.uncovered(maps, axis)
+            continue
         _mark(call, operands, factors, axis, gone)
         maps = _summed(call, maps, axis, gone, shared=sum(letters[axis] in term for term in terms) > 1)
     order = [letters.index(letter) for letter in right]
@@ -97,6 +100,26 @@ def _mark(
             call.channels.mark_heads(one.ids)
         elif not any(other for other, _ in found):
             call.channels.mark_contracted(one.ids, call.cause("two activations are multiplied and summed over it"))
+
+
+def _opens(
+    call: Call,
+    operands: Sequence[Labelled],
+    factors: Sequence[tuple[Maps, Any]],
+    maps: Maps,
+    axis: int,
+    gone: set[int],
+) -> bool:
+    """Whether the dimensions of two activations' heads are summed, and may go instead of whole heads."""
+    if call.channels.choices is None:
+        return False
+    covering = [operand for operand, (own, _) in zip(operands, factors, strict=True) if map_at(own, axis) is not None]
+    found = [(one.ids, axis) for own, _ in factors for one in own if one.covers(axis) and not set(one.axes) <= gone]
+    merged = map_at(maps, axis)
+    if len(found) != 2 or len(covering) != 2 or merged is None or any(operand.stored for operand in covering):
+        return False
+    call.open_choice(((merged.ids, axis), *found))
+    return True
 
 
 def _summed(call: Call, maps: Maps, axis: int, gone: set[int], *, shared: bool) -> Maps:

@@ -64,7 +64,8 @@ def per_channel_slope(call: Call) -> list[Any]:
 
 def drops(call: Call) -> list[Any]:
     """Nothing happens at inference, unless it is told to draw there too: then a narrower value gets other draws."""
-    if call.arguments.get("train") or call.arguments.get("training"):
+    rate = call.arguments.get("p")
+    if (call.arguments.get("train") or call.arguments.get("training")) and (rate is None or rate > 0):
         call.freeze(call.first(), "it draws at random at inference too, and would draw otherwise for fewer channels")
     return first_only(call)
 

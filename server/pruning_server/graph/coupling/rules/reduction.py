@@ -20,6 +20,9 @@ def reduce(call: Call) -> list[Any]:
     value = call.first()
     dims = len(value.shape)
     axes = axis_list(call["dim"], dims)
+    if 0 in call.unused and len(call.results) == 1:  # any number will do
+        maps = tuple(one for one in value.maps if not set(one.axes) & set(axes))
+        return call.alike(squeezed(maps, axes) if dims and call.results[0].dim() < dims else maps)
     maps = call.held(value, axes, _REASON.format(op=call.op))
     if dims and call.results[0].dim() < dims:
         maps = squeezed(maps, axes)

@@ -1,0 +1,1 @@
+"""Plots as vector graphics that stand inside the page and take its colours."""
