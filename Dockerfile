@@ -10,6 +10,9 @@
 #
 #   docker run -p 127.0.0.1:50051:50051 -v pruning-data:/data pruning-service --insecure-no-tls
 #       or, to be reached by others: --tls-cert FILE --tls-key FILE. Without either, the server says so and stops.
+#
+# Workers are contained by the host's kernel (Landlock, seccomp), without any privilege: never --privileged, see
+# docs/security.md. Where the kernel cannot, the server says what is lacking and stops.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder

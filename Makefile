@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
+.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-sandbox bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,9 @@ package-check: $(VENV)/.installed ## Install the wheel into separate environment
 
 bench-transfer: $(VENV)/.installed ## A 2 GiB artifact up and down, cut 5 times each way
 	PYTHONPATH=tests $(BIN)/python benchmarks/transfer.py
+
+bench-sandbox: $(VENV)/.installed ## CPU and wall time of the same job inside and outside the sandbox, in turns
+	PYTHONPATH=tests $(BIN)/python benchmarks/sandbox.py
 
 bench-idle: $(VENV)/.installed ## Time to ready and memory of the idle server
 	PYTHONPATH=tests $(BIN)/python benchmarks/idle.py

@@ -26,6 +26,7 @@ from pruning_server.spec.request import (
     Granularity,
     Layout,
     Preprocessing,
+    Scope,
     StaticStrategy,
     Strategy,
     Target,
@@ -140,20 +141,24 @@ def main() -> None:
     parser.add_argument("--criterion", default="l1")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--schedules", nargs="*", default=SCHEDULES)
     options = parser.parse_args()
     torch.set_num_threads(1)
     granularity = Granularity(options.granularity)
     kind = TargetKind.MACS_RATIO if granularity is Granularity.CHANNEL else TargetKind.SPARSITY
     target = Target(kind=kind, value=options.target)
-    strategies: dict[str, Strategy] = {"one-shot": StaticStrategy(granularity=granularity, criterion=options.criterion)}
+    # What requests get that leave it open.
+    scope = Scope.SENSITIVITY if granularity is Granularity.CHANNEL else Scope.GLOBAL
+    once = StaticStrategy(granularity=granularity, criterion=options.criterion, scope=scope)
+    strategies: dict[str, Strategy] = {"one-shot": once}
     strategies |= {
-        name: DynamicStrategy(granularity=granularity, schedule=name, criterion=options.criterion)
+        name: DynamicStrategy(granularity=granularity, schedule=name, criterion=options.criterion, scope=scope)
         for name in options.schedules
     }
     found: dict[str, list[float]] = {name: [] for name in strategies}
     print(f"{options.net}, {granularity.value}, {kind.value} {target.value:g}, {options.epochs} epochs")
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         case = NETS[options.net](seed)
         print(f"seed {seed}: original {case.judge(torch.jit.script(case.net)):.2f}", flush=True)
         for name, strategy in strategies.items():

@@ -25,7 +25,7 @@ _STRATEGY = StaticStrategy(granularity=Granularity.CHANNEL)
 
 def find_structure(archive: Path, runs: Sequence[Sequence[object]], batch_size: int) -> Structure:
     """What can be removed; raises as `analyse` does."""
-    return analyse(torch.jit.load(str(archive)).eval(), {"forward": runs}, batch_size=batch_size)
+    return analyse(torch.jit.load(str(archive)).eval(), {"forward": runs}, batch_size=batch_size, head_dims=True)
 
 
 def plan(archive: Path, structure: Structure, macs_ratio: float) -> StructuralPlan:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from pruning_server import __version__
 from pruning_server.adapters.artifact_store import LocalArtifactStore
+from pruning_server.adapters.cgroups import delegated
 from pruning_server.adapters.clock import SystemClock
+from pruning_server.adapters.containment import Containment
 from pruning_server.adapters.data_folder import DataFolder
 from pruning_server.adapters.executor import ExecutorLimits, LocalExecutor
 from pruning_server.adapters.gate import GateProcess
@@ -143,7 +145,7 @@ class Server:
                 clock=clock,
                 limits=_executor_limits(settings),
                 service_version=__version__,
-                is_sandboxed=is_sandboxed,
+                containment=Containment(is_sandboxed, delegated()),
             ),
             probe=self._probe,
             metrics=self._metrics,

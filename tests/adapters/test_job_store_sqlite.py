@@ -19,6 +19,7 @@ from helpers.stores import (
     OWNER,
     RESULT,
     RETENTION_SECONDS,
+    STRANGER,
     ManualClock,
     create_job,
     open_sqlite,
@@ -26,9 +27,11 @@ from helpers.stores import (
 )
 from pruning_server.adapters.database import Database
 from pruning_server.adapters.job_store import SqliteJobStore
+from pruning_server.adapters.migrations import load_migrations
 from pruning_server.errors import AlreadyExistsError, CapacityError, NotFoundError, PreconditionError
 from pruning_server.jobs.events import LogEvent, ProgressEvent, Severity, StateEvent
 from pruning_server.jobs.model import TRANSITIONS, JobState, Progress
+from pruning_server.spec.base import to_json
 from pruning_server.spec.phases import Phase
 
 CAPACITY = 4
@@ -414,3 +417,22 @@ def test_deleting_a_job_leaves_no_row_of_it(tmp_path: Path, clock: ManualClock) 
     for table in ("jobs", "events", "job_artifacts"):
         assert raw.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0, table
     raw.close()
+
+
+def test_a_database_of_the_first_schema_keeps_its_jobs(tmp_path: Path) -> None:
+    """The queue's turns and priorities came later; what waited then is served."""
+    path, clock = tmp_path / "server.db", ManualClock()
+    old = Database(path, migrations=load_migrations()[:1])
+    with old.write() as connection:
+        for number, owner in enumerate((OWNER, OWNER, STRANGER)):
+            connection.execute(
+                "INSERT INTO jobs (job_id, owner, request_id, spec, labels, device, state, attempt, max_attempts,"
+                " create_time, last_sequence) VALUES (?, ?, ?, ?, '{}', 'cpu', 'QUEUED', 0, 3, 1.0, 1)",
+                (f"job{number}", owner, f"r{number}", to_json(spec_for()).decode()),
+            )
+    old.close()
+    database = Database(path)
+    jobs = SqliteJobStore(database, clock, 1.0)
+    claimed = [jobs.claim(("cpu",), "server-1") for _ in range(3)]
+    assert [claim[0].job_id for claim in claimed if claim is not None] == ["job0", "job2", "job1"]
+    database.close()

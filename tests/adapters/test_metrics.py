@@ -259,6 +259,12 @@ def test_live_gauges_follow_their_sources(metrics: PrometheusMetrics) -> None:
     assert value(metrics, "pruning_queue_oldest_age_seconds") == 0
 
 
+@pytest.mark.parametrize(("abi", "state"), [(7, 1), (0, 0)])
+def test_the_sandbox_and_its_version_are_shown(metrics: PrometheusMetrics, abi: int, state: int) -> None:
+    metrics.watch(LiveSources(landlock_abi=lambda: abi))
+    assert value(metrics, "pruning_sandboxed", landlock_abi=str(abi)) == state
+
+
 def test_a_source_that_fails_takes_no_other_along(metrics: PrometheusMetrics, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> dict[JobState, int]:
         raise sqlite3.OperationalError("database is locked")

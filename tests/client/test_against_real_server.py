@@ -18,13 +18,17 @@ from pruning_client import (
     ArtifactKind,
     ArtifactState,
     BadInputError,
+    Conditional,
+    Dynamic,
     Granularity,
     InvalidRequestError,
     JobState,
+    LatencyRatio,
     NotFoundError,
     PruningClient,
     PruningClientError,
     RetryPolicy,
+    Scope,
     Sparsity,
     Static,
     Submission,
@@ -183,3 +187,29 @@ def test_a_job_that_is_cancelled_and_deleted(client: PruningClient, tmp_path: Pa
     client.delete(job.job_id)
     with pytest.raises(NotFoundError):
         client.get(job.job_id)
+
+
+def test_what_a_request_asks_for_is_checked_before_anything_is_sent(client: PruningClient, tmp_path: Path) -> None:
+    good = Submission(
+        model=tmp_path / "not there.pt", validation=tmp_path / "nor this.npz", strategy=Static(), target=Sparsity(0.5)
+    )
+    before = len(list(client.list_artifacts()))
+    client.check(good)
+    for strategy, target, text in (
+        (Static(scope=Scope.SENSITIVITY), Sparsity(0.5), "it is for granularity channel or head"),
+        (Static(criterion="nonsense"), Sparsity(0.5), "no criterion 'nonsense'"),
+        (
+            Dynamic(granularity=Granularity.CHANNEL, schedule="nonsense"),
+            Sparsity(0.5),
+            "no schedule 'nonsense'; use one of",
+        ),
+        (
+            Dynamic(granularity=Granularity.CHANNEL),
+            LatencyRatio(0.5),
+            "use the static strategy with granularity channel",
+        ),
+        (Conditional(condition="abs_weight < nonsense"), None, "nonsense"),
+    ):
+        with pytest.raises(PruningClientError, match=text):
+            client.check(dataclasses.replace(good, strategy=strategy, target=target))
+    assert len(list(client.list_artifacts())) == before

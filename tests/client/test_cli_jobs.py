@@ -250,6 +250,24 @@ def test_inspect(prune: Callable[..., Any], server: FakeServer, inputs: Any) -> 
         assert word in text
 
 
+def test_inspect_with_axes_of_any_length(prune: Callable[..., Any], server: FakeServer, inputs: Any) -> None:
+    server.jobs.inspection.notes.append("Other sizes: observed with 40 along axis 2 of input 0 too.")
+    arguments = ["inspect", inputs.model, "--input", "1x3x32?x32?", "--input", "1x7:int64", "--dynamic-axes", "1:1"]
+    body = prune(*arguments, "--json").body
+    assert body["model"]["notes"] == ["Other sizes: observed with 40 along axis 2 of input 0 too."]
+    request = server.script.calls[-1][1]
+    assert [list(given.shape) for given in request.inputs] == [[1, 3, 32, 32], [1, 7]]
+    assert {axes.input: list(axes.axes) for axes in request.dynamic_axes} == {0: [2, 3], 1: [1]}
+    assert "Other sizes" in prune(*arguments).out
+
+
+@pytest.mark.parametrize("axes", ["0", "0:0", "a", "0:", ":2", "2,", "2,2", "1:2:3"])
+def test_axes_that_are_none(axes: str, prune: Callable[..., Any], inputs: Any) -> None:
+    ended = prune("inspect", inputs.model, "--dynamic-axes", axes, "--json")
+    assert ended.code == 2
+    assert "--dynamic-axes" in ended.body["message"]
+
+
 @pytest.mark.parametrize("shape", ["", "x", "1x", "1x0", "1x-1", "1,3", "1x3:"])
 def test_inspect_with_a_shape_that_is_none(shape: str, prune: Callable[..., Any], inputs: Any) -> None:
     ended = prune("inspect", inputs.model, "--input", shape, "--json")

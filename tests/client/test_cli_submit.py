@@ -99,6 +99,7 @@ def every_flag() -> list[object]:
         "--scale", 0.5, "--mean=0.1,-0.2,0.3", "--std", "1,2,3", "--layout", "nhwc", "--arg", "1=16000",
         "--arg", "2=0.5", "--arg", "3=true", "--arg", "4=text", "--arg", '5="7"', "--margin", 0.02,
         "--require-verdict", "pass", "--output-selector", "0.logits", "--exclude-layers", "fc", "--exclude-layers", "stem.*",
+        "--dynamic-axes", "2,3", "--dynamic-axes", "1:1",
     ]  # fmt: skip
 
 
@@ -118,6 +119,7 @@ def test_every_flag_arrives(submit: Callable[..., Any], server: FakeServer, inpu
     assert [a.WhichOneof("value") for a in spec.arguments][:2] == ["int_value", "float_value"]
     assert (spec.evaluation.margin, spec.evaluation.required_verdict) == (0.02, spec_pb2.VERDICT_PASS)
     assert (spec.output_selector, list(spec.exclude_layers)) == ("0.logits", ["fc", "stem.*"])
+    assert {axes.input: list(axes.axes) for axes in spec.dynamic_axes} == {0: [2, 3], 1: [1]}
     assert spec.train.artifact_id == spec.validation.artifact_id != spec.model.artifact_id
 
 
@@ -167,6 +169,8 @@ def other_strategies() -> list[tuple[str, list[str], Callable[[Any], object], ob
         ("dynamic", ["--sparsity", "0.5", "--granularity", "channel"], lambda s: s.dynamic.granularity, spec_pb2.GRANULARITY_CHANNEL),
         ("conditional", ["--condition", "p < 1"], lambda s: s.conditional.condition, "p < 1"),
         ("conditional", ["--condition", "p < 1"], lambda s: s.conditional.granularity, spec_pb2.GRANULARITY_UNSPECIFIED),
+        ("conditional", ["--condition", "p < 1", "--correction", "benjamini-hochberg"], lambda s: s.conditional.correction, spec_pb2.MULTIPLE_TESTING_CORRECTION_BENJAMINI_HOCHBERG),
+        ("conditional", ["--condition", "p < 1", "--correction", "holm"], lambda s: s.conditional.correction, spec_pb2.MULTIPLE_TESTING_CORRECTION_HOLM),
         ("conditional", ["--condition", "p < 1", "--min-channels", "3"], lambda s: s.conditional.channels.min_channels, 3),
         ("conditional", ["--risk", "0.02:0.1"], lambda s: (s.conditional.risk.max_loss, s.conditional.risk.error_probability), (0.02, 0.1)),
         ("conditional", ["--condition", "p < 1", "--max-accuracy-drop", "0"], lambda s: s.WhichOneof("target"), "max_accuracy_drop"),

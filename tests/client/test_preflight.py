@@ -27,6 +27,9 @@ class Server:
     def list_strategies(self) -> tuple[StrategyInfo, ...]:
         return (OFFERED,)
 
+    def check(self, submission: Submission) -> None:
+        """Takes everything."""
+
 
 def ask(criterion: str, granularity: Granularity) -> None:
     pattern = NmPattern(2, 4) if granularity is Granularity.NM else None

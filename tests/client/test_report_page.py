@@ -167,6 +167,12 @@ def test_the_verdict_is_one_sentence(verdict: str, words: str) -> None:
     )  # fmt: skip
 
 
+def test_identical_models_pass_whatever_the_interval() -> None:
+    report = example_report()
+    report["accuracy"] |= {"pruned": 0.96, "delta": 0.0, "interval": [-0.05, 0.05]}
+    assert sentence_of(report).endswith(": both models give the same outputs.")
+
+
 def test_a_verdict_without_numbers_is_told_in_the_reports_words() -> None:
     report = example_report()
     report["accuracy"]["interval"] = None
@@ -312,6 +318,16 @@ def test_a_report_of_many_layers_stays_a_page() -> None:
 
 
 # --- prune report -----------------------------------------------------------------------------------------------------
+
+
+def test_steps_without_a_gradient_step_between_them_are_drawn_one_after_the_other() -> None:
+    report = rich_report()
+    step = {"step": 0, "action": "accept", "select_metric": 0.9}
+    report["strategy"]["details"]["steps"] = [step | {"sparsity": sparsity} for sparsity in (0.1, 0.3, 0.2, 0.4)]
+    sparsity, metric = chapter(report, "strategy").figures
+    assert "steps in turn" in sparsity.svg
+    assert "at the end 40.0%" in sparsity.label
+    assert "steps in turn" in metric.svg
 
 
 def test_what_a_strategy_did_is_told_step_by_step() -> None:

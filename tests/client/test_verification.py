@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning_client import Job, JobState, Sparsity, Static, StoredArtifact, Submission
+from pruning_client import Job, JobState, NotFoundError, Sparsity, Static, StoredArtifact, Submission
 from pruning_client.verification.conclusion import Reading, conclude, read
 from pruning_client.verification.effects import Effect, _t_quantile, find_effects, paired_effect
-from pruning_client.verification.grid import Cell, Ran
+from pruning_client.verification.grid import Cell, Ran, run_grid
 from pruning_client.verification.page import render_verification
 from pruning_client.verification.summary import summarize
 
@@ -174,6 +175,79 @@ def test_the_page_is_whole_and_trusts_nothing() -> None:
     assert render_verification({}).startswith("<!doctype html>")
 
 
+class Server:
+    """What a client would say of a server that keeps jobs by the id of their request; `bad` requests come to nothing."""
+
+    def __init__(self, bad: int = 0, layers: int = 2) -> None:
+        self.by_request: dict[str, Job] = {}
+        self.bad, self.layers, self.most, self.open = bad, layers, 0, set[str]()
+
+    def store(self, submission: Submission, on_note: object = None) -> Submission:
+        assert on_note is not None
+        return submission
+
+    def submit(self, submission: Submission, request_id: str, labels: dict[str, str]) -> Job:
+        assert labels
+        known = self.by_request.get(request_id)
+        if known is None:
+            known = dataclasses.replace(job(len(self.by_request), JobState.QUEUED), spec=submission)
+            state = JobState.FAILED if len(self.by_request) < self.bad else JobState.SUCCEEDED
+            self.by_request[request_id] = dataclasses.replace(known, state=state)
+            self.open.add(known.job_id)
+        self.most = max(self.most, len(self.open))
+        return known
+
+    def wait(self, job_id: str) -> Job:
+        self.open.discard(job_id)
+        return next(found for found in self.by_request.values() if found.job_id == job_id)
+
+    def report(self, ended: Job) -> dict[str, Any]:
+        if ended.state is not JobState.SUCCEEDED:
+            raise NotFoundError("no report")
+        assert ended.spec.target is not None
+        assert ended.spec.dropout is not None
+        return report(np.ones(50), np.ones(50), Cell(ended.spec.target.value, ended.spec.dropout), self.layers)
+
+
+def run(server: Server, at_once: int = 2) -> tuple[Ran, ...]:
+    submission = Submission(StoredArtifact("m"), StoredArtifact("v"), Static(), Sparsity(0.1))
+    targets = [Sparsity(ratio) for ratio in RATIOS]
+    return run_grid(server, submission, targets, RATES, at_once=at_once, tell=lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_grid_runs_a_few_jobs_at_a_time_and_never_twice() -> None:
+    server = Server()
+    first = run(server, at_once=3)
+    assert [one.cell for one in first] == [Cell(ratio, rate) for ratio in RATIOS for rate in RATES]
+    assert (len(server.by_request), server.most) == (9, 3)
+    for one in first:
+        assert (one.job.spec.target, one.job.spec.dropout) == (Sparsity(one.cell.ratio), one.cell.dropout)
+    again = run(server)
+    assert [one.job.job_id for one in again] == [one.job.job_id for one in first]
+    assert len(server.by_request) == 9
+
+
+def test_what_failed_is_tried_once_more_by_the_next_call() -> None:
+    server = Server(bad=2)
+    first = run(server)
+    assert [one.report is None for one in first] == [True, True] + [False] * 7
+    second = run(server)
+    assert all(one.report is not None for one in second)
+    assert len(server.by_request) == 11
+
+
+def test_without_dropout_the_rest_of_the_axis_is_left_out() -> None:
+    server = Server(layers=0)
+    assert [one.cell for one in run(server)] == [Cell(ratio, 0.0) for ratio in RATIOS]
+
+
+def test_an_effect_of_dropout_that_depends_on_the_ratio_is_told() -> None:
+    lost = grid(0.1, 0.0) | {Cell(0.7, 0.0): 0.0}
+    notes = summary(ran(lost))["notes"]
+    assert any("depends on the ratio" in note for note in notes)
+    assert not any("depends on the ratio" in note for note in summary(ran(grid(0.1, 0.1)))["notes"])
+
+
 @pytest.mark.parametrize("degrees", [5, 10, 30, 200])
 def test_quantiles_are_those_of_student(degrees: int) -> None:
     for probability in (0.9, 0.975, 0.995):
@@ -210,6 +284,7 @@ def test_groups_count_once() -> None:
         (-0.04, -0.01, Reading.SMALL_LOSS),
         (-0.04, 0.02, Reading.NO_LOSS),
         (-0.2, 0.1, Reading.OPEN),
+        (0.01, 0.1, Reading.GAIN),
     ],
 )
 def test_how_an_interval_reads(low: float, high: float, reading: Reading) -> None:

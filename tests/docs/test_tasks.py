@@ -26,7 +26,9 @@ from pruning_server.worker.others import MAX_CLASSES, MIN_TOP_CLASSES, PairedOut
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
 ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| `\w+` \|", line)
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if re.match(r"\| `\w+` \|", line)
 ]
 N, SIZES = 40, {"N": 40, "C": 12, "K": 3, "L": 5, "H": 4, "W": 6, "1": 1}
 RNG = np.random.default_rng(0)

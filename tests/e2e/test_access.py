@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,12 +16,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from helpers import standin_server
+from helpers.certificates import self_signed
 from helpers.models import mlp, save_scripted, table_data
 from helpers.processes import children_of, wait_until
 from helpers.running_server import RunningServer
 from pruning_client import (
+    ArtifactKind,
     JobState,
     PruningClient,
+    RemoteFile,
+    ResourceExhaustedError,
     RetryPolicy,
     Snapshot,
     Sparsity,
@@ -88,6 +94,57 @@ def test_with_a_token_and_without_and_nothing_secret_anywhere(tmp_path: Path, fi
     for secret in secrets:
         assert len(secret) > 40
         assert not any(secret in text for text in everything)
+
+
+def test_quotas_uris_and_tls_by_flags(tmp_path: Path, files: Path) -> None:
+    """What the flags say reaches what enforces it."""
+    pair = self_signed(tmp_path, "server")
+    sizes = sum((files / name).stat().st_size for name in ("model.pt", "data.npz"))
+    flags = (
+        *("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--tls-client-ca", str(pair.certificate)),
+        *("--max-bytes-per-principal", str(sizes + 10), "--max-queued-per-principal", "1"),
+        *("--max-running-per-principal", "1", "--cpu-slots", "3", "--requests-per-second", "50"),
+        *("--allow-uri", f"file://{files}/", "--drain-timeout", "0"),
+    )
+    policy = RetryPolicy(attempts=1, exhausted_seconds=0.0)
+    with RunningServer(tmp_path / "data", *flags, program=standin_server.PROGRAM) as server:
+        port = server.address.rpartition(":")[2]
+        with PruningClient(
+            f"localhost:{port}",
+            tls_ca=pair.certificate,
+            tls_cert=pair.certificate,
+            tls_key=pair.key,
+            retry_policy=policy,
+        ) as client:
+            model, data = (
+                RemoteFile(f"file://{files}/{name}", hashlib.sha256((files / name).read_bytes()).hexdigest())
+                for name in ("model.pt", "data.npz")
+            )
+            wanted = dataclasses.replace(submission(files, "silent"), model=model, validation=data)
+            running = client.submit(wanted).job_id
+            wait_until(lambda: client.get(running).state is JobState.RUNNING, 60)
+            waiting = client.submit(wanted).job_id
+            with pytest.raises(ResourceExhaustedError) as caught:
+                client.submit(wanted)
+            assert (caught.value.reason, caught.value.metadata) == ("QUOTA_EXCEEDED", {"quota": "queued_jobs"})
+            assert client.get(waiting).state is JobState.QUEUED, "two slots are free, and the principal's share is used"
+            (tmp_path / "more").write_bytes(b"x" * 11)
+            with pytest.raises(ResourceExhaustedError) as caught:
+                client.upload_artifact(tmp_path / "more", ArtifactKind.DATASET)
+            assert (caught.value.reason, caught.value.metadata) == ("QUOTA_EXCEEDED", {"quota": "stored_bytes"})
+            with pytest.raises(ResourceExhaustedError) as caught:
+                hammer(client, running)
+            assert caught.value.reason == "RATE_LIMITED"
+        with (
+            pytest.raises(UnavailableError),
+            PruningClient(f"localhost:{port}", tls_ca=pair.certificate, retry_policy=policy) as stranger,
+        ):
+            stranger.server_info()
+
+
+def hammer(client: PruningClient, job_id: str) -> None:
+    for _ in range(2000):
+        client.get(job_id)
 
 
 @pytest.mark.slow

@@ -43,6 +43,18 @@ def test_json(
         assert sum(layer["parameters"] for layer in answer.body["layers"]) == total
 
 
+def test_axes_of_any_length_are_looked_at_twice(prune: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.jit.script(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1)).eval()).save(str(path))
+    answer = prune("inspect", path, "--input", "1x3x16?x16?")
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.body["model"]["inputs"] == [{"shape": [1, 3, 16, 16], "dtype": "float32"}]
+    assert "24 along axis 2 of input 0, 32 along axis 3" in answer.body["model"]["notes"][0]
+    assert [group["channels"] for group in answer.body["groups"]] == [8]
+    refused = prune("inspect", path, "--input", "1x3x16x16", "--dynamic-axes", "4")
+    assert (refused.exit_code, refused.body["reason"]) == (2, "MODEL_INPUT_MISMATCH")
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_the_terminal(
     server: RunningServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int

@@ -31,7 +31,9 @@ def test_metrics_of_classes_are_those_of_scikit_learn(seed: int, classes: int, e
     a, b = truth[counted], chosen[counted]
     tally = set_metrics.tally_classes(chosen, truth, classes)
     assert value(set_metrics.MACRO_F1, tally) == pytest.approx(reference.f1_score(a, b, average="macro"), abs=1e-12)
-    assert value(set_metrics.MEAN_IOU, tally) == pytest.approx(reference.jaccard_score(a, b, average="macro"), abs=1e-12)
+    assert value(set_metrics.MEAN_IOU, tally) == pytest.approx(
+        reference.jaccard_score(a, b, average="macro"), abs=1e-12
+    )
     assert value(set_metrics.pooled_accuracy("x"), tally) == pytest.approx(reference.accuracy_score(a, b), abs=1e-12)
     recalls = [np.mean(b[a == label] == label) for label in np.unique(a)]
     assert value(set_metrics.BALANCED_ACCURACY, tally) == pytest.approx(np.mean(recalls), abs=1e-12)
@@ -58,7 +60,9 @@ def test_errors_and_perplexity() -> None:
     rng = np.random.default_rng(0)
     outputs, wanted = rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
     errors = set_metrics.tally_errors(outputs, wanted)
-    assert value(set_metrics.RMSE, errors) == pytest.approx(reference.root_mean_squared_error(wanted.ravel(), outputs.ravel()))
+    assert value(set_metrics.RMSE, errors) == pytest.approx(
+        reference.root_mean_squared_error(wanted.ravel(), outputs.ravel())
+    )
     assert value(set_metrics.MAE, errors) == pytest.approx(reference.mean_absolute_error(wanted, outputs))
     totals, counts = rng.exponential(size=30) * 5, rng.integers(1, 9, size=30).astype(float)
     perplexity = value(set_metrics.PERPLEXITY, set_metrics.tally_means(totals, counts))
@@ -121,7 +125,8 @@ def test_few_samples_get_an_interval_all_the_same(samples: int) -> None:
     chosen, other, truth = (rng.integers(3, size=(samples, 4)) for _ in range(3))
     tallies = set_metrics.tally_classes(chosen, truth, 3), set_metrics.tally_classes(other, truth, 3)
     (found,) = judge_functionals([set_metrics.MEAN_IOU], *tallies, confidence_level=LEVEL, seed=0)
-    assert found.interval is not None and found.delta is not None
+    assert found.interval is not None
+    assert found.delta is not None
     assert -1 <= found.interval[0] <= found.delta <= found.interval[1] <= 1
 
 
@@ -137,7 +142,9 @@ def test_what_is_not_defined_is_none() -> None:
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     rng = np.random.default_rng(5)
-    tallies = [set_metrics.tally_classes(rng.integers(3, size=(50, 1)), np.arange(50)[:, None] % 3, 3) for _ in range(2)]
+    tallies = [
+        set_metrics.tally_classes(rng.integers(3, size=(50, 1)), np.arange(50)[:, None] % 3, 3) for _ in range(2)
+    ]
     first, again, other = (
         judge_functionals([set_metrics.MACRO_F1], *tallies, confidence_level=LEVEL, seed=seed) for seed in (0, 0, 1)
     )

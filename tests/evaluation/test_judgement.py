@@ -18,7 +18,7 @@ from pruning_server.evaluation.judgement import (
 )
 from pruning_server.evaluation.paired import mcnemar_exact, tango_interval
 from pruning_server.spec.base import to_json
-from pruning_server.spec.report_accuracy import AccuracySection, GeneralizationSection, PairedNumber
+from pruning_server.spec.report_accuracy import AccuracySection, EpochPoint, GeneralizationSection, PairedNumber
 from pruning_server.spec.request import Verdict
 
 
@@ -45,9 +45,10 @@ def test_the_accuracy_section() -> None:
     assert (accuracy.samples, accuracy.right_to_wrong, accuracy.wrong_to_right) == (250, 7, 2)
     assert (accuracy.original, accuracy.pruned) == pytest.approx((207 / 250, 202 / 250))
     assert accuracy.delta == pytest.approx(accuracy.pruned - accuracy.original)
-    interval = tango_interval(7, 2, 250, 0.95)
+    interval = tango_interval(7, 2, 250, 0.95, continuity=0.25)
     assert accuracy.interval == (interval.low, interval.high)
-    assert accuracy.interval_method == "tango"
+    assert accuracy.interval_method == "tango, continuity corrected"
+    assert accuracy.units == 250
     assert accuracy.mcnemar_p == mcnemar_exact(7, 2)
     assert accuracy.loss.original == pytest.approx(43 / 250)
     assert accuracy.loss.delta == pytest.approx(0.5 + 5 / 250)
@@ -59,7 +60,7 @@ def test_other_metrics_get_no_counts() -> None:
     original = rng.normal(size=100)
     accuracy, _ = judge(PairedValues(original, original - 0.5 + rng.normal(size=100)), is_binary=False)
     assert (accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.mcnemar_p) == (None, None, None)
-    assert accuracy.interval_method == "bootstrap bca"
+    assert accuracy.interval_method == "bootstrap-t"
     assert accuracy.interval[0] < accuracy.delta < accuracy.interval[1]
     assert accuracy.loss == PairedNumber()
 
@@ -141,6 +142,7 @@ def test_the_number_of_samples_that_is_advised_would_do() -> None:
     """The advice is taken: with as many samples and the same rates, the smallest detectable loss is the margin."""
     _, few = judge(binary(3, 3, 94, 0), margin=0.02)
     needed = int(few.explanation.split("about ")[1].split()[0])
+    assert few.needed_samples == needed
     scale = needed / 100
     _, many = judge(binary(round(3 * scale), round(3 * scale), round(94 * scale), 0), margin=0.02)
     assert many.smallest_detectable_loss == pytest.approx(0.02, rel=0.02)
@@ -159,6 +161,75 @@ def test_one_group_says_nothing() -> None:
     assert general.smallest_detectable_loss is None
     assert "group" in general.explanation
     assert accuracy.interval[0] < -0.5
+
+
+def test_many_discordant_pairs_get_tangos_interval_as_it_is() -> None:
+    accuracy, _ = judge(binary(30, 12, 200, 8))
+    interval = tango_interval(30, 12, 250, 0.95)
+    assert (accuracy.interval, accuracy.interval_method) == ((interval.low, interval.high), "tango")
+
+
+@given(lost=st.integers(0, 60), gained=st.integers(0, 60), right=st.integers(1, 300), margin=st.floats(0.001, 0.5))
+def test_non_inferiority_is_shown_where_the_verdict_is_pass(lost: int, gained: int, right: int, margin: float) -> None:
+    accuracy, general = judge(binary(lost, gained, right, 0), margin=margin)
+    test = general.non_inferiority
+    assert test is not None
+    assert test.p_value is not None
+    assert test.is_shown == (general.verdict is Verdict.PASS)
+    if abs(accuracy.interval[0] + margin) > 1e-9:
+        assert (test.p_value < test.alpha) == test.is_shown
+    assert general.verdict_sentence.startswith(general.verdict.name)
+    assert general.verdict_sentence.count(". ") == 0
+
+
+def test_identical_outputs_are_not_tested() -> None:
+    _, general = judge(binary(0, 0, 2, 1), identical_outputs=True)
+    test = general.non_inferiority
+    assert test is not None
+    assert (test.p_value, test.is_shown) == (None, True)
+    assert "same outputs" in general.verdict_sentence
+
+
+def test_a_gap_needs_the_training_set_and_says_so() -> None:
+    _, without = judge(binary(3, 3, 94, 0))
+    assert without.gap_change is None
+    assert "training set" in (without.gap_note or "")
+    _, given_one = judge(binary(10, 2, 80, 8), train=binary(0, 0, 90, 10))
+    assert given_one.gap_note is None
+    assert given_one.gap_change == pytest.approx(0.08)
+    assert given_one.gap_pruned - given_one.gap_original == pytest.approx(0.08)
+    low, high = given_one.gap_change_interval
+    assert low < 0.08 < high
+
+
+def curve(fit: list[float], select: list[float]) -> list[EpochPoint]:
+    """Losses of epochs from 1."""
+    return [EpochPoint(epoch=i, fit_loss=a, select_loss=b) for i, (a, b) in enumerate(zip(fit, select, strict=True), 1)]
+
+
+def test_recovery_that_fits_better_than_it_carries_over_is_warned_of() -> None:
+    report, fit = binary(40, 0, 160, 0), binary(0, 40, 160, 0)
+    _, general = judge(report, fit=fit)
+    assert general.recovery_overfit == pytest.approx(0.4)
+    low, high = general.recovery_overfit_interval
+    assert 0.3 < low < 0.4 < high < 0.5
+    assert "it overfits" in (general.overfit_warning or "")
+    assert "may be chance" not in general.overfit_warning
+    _, few = judge(binary(1, 0, 9, 0), fit=binary(0, 1, 9, 0))
+    assert "may be chance" in few.overfit_warning
+    _, same = judge(report, fit=report)
+    assert (same.recovery_overfit, same.overfit_warning) == (0, None)
+    assert judge(report)[1].overfit_warning is None
+
+
+def test_losses_that_part_are_warned_of() -> None:
+    report = binary(5, 5, 190, 0)
+    parting = curve([1.0, 0.5, 0.2, 0.1], [1.0, 0.6, 0.8, 0.9])
+    _, general = judge(report, fit=report, curves=parting)
+    assert "From epoch 2 on" in general.overfit_warning
+    assert general.curves == tuple(parting)
+    falling = curve([1.0, 0.5, 0.2], [1.0, 0.6, 0.61])
+    assert judge(report, fit=report, curves=falling)[1].overfit_warning is None
 
 
 def test_losses_that_are_no_numbers_stay_out_of_the_json() -> None:

@@ -46,6 +46,7 @@ def live_sources(now: Callable[[], float]) -> LiveSources:
         device_memory_bytes=lambda: {"cpu": 2**34},
         storage_bytes=lambda: {"artifacts": 10**9, "uploads": 10**6, "jobs": 10**6, "database": 10**5},
         storage_free_bytes=lambda: 10**11,
+        landlock_abi=lambda: 7,
         ready=lambda: True,
         draining=lambda: False,
     )

@@ -10,6 +10,7 @@ from pruning_server.spec.request import (
     ArtifactRef,
     ChannelConstraints,
     ConditionalStrategy,
+    DynamicAxes,
     DynamicStrategy,
     Evaluation,
     FineTune,
@@ -148,5 +149,8 @@ pruning_specs = st.builds(
     exclude_layers=st.lists(text, max_size=3).map(tuple),
     seed=st.integers(0, 2**64 - 1),
     limits=st.builds(Limits, memory_bytes=st.none() | st.integers(1, 2**64 - 1), max_attempts=st.none() | uint32),
+    dynamic_axes=st.lists(
+        st.builds(DynamicAxes, input=uint32, axes=st.lists(uint32, max_size=3).map(tuple)), max_size=3
+    ).map(tuple),
     timeout_seconds=st.none() | st.integers(-(10**11), 10**11).map(lambda milliseconds: milliseconds / 1000),
 )

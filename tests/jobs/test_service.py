@@ -158,6 +158,18 @@ def test_validate_checks_everything_and_stores_nothing(world: World, service: Jo
         service.validate(OWNER, world.spec(device="cuda"), {})
 
 
+def test_who_asks_before_uploading_hears_of_everything_but_the_files(world: World, service: JobService) -> None:
+    nowhere = ArtifactRef(artifact_id="not-sent-yet")
+    spec = msgspec.structs.replace(world.spec(), model=nowhere, validation=nowhere)
+    with pytest.raises(InvalidRequestError) as caught:
+        service.validate(OWNER, msgspec.structs.replace(spec, strategy=StaticStrategy(criterion="nonsense")), {})
+    assert caught.value.reason is Reason.UNKNOWN_CRITERION
+    with pytest.raises(InvalidRequestError) as caught:
+        service.validate(OWNER, spec, {})
+    assert caught.value.reason is Reason.ARTIFACT_NOT_FOUND
+    assert fields(caught) == ["spec.model", "spec.validation"]
+
+
 def test_artifacts_must_be_there_whole_of_the_right_kind_and_the_ones_meant(world: World, service: JobService) -> None:
     pending = world.artifacts.create(OWNER, ArtifactKind.LOSS, "a" * 64, 10, "loss")
     good = world.spec()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the wheel outside the checkout into separate environments, as users do, and runs one job across them:
-#   client   the base install, without torch, submits
+#   client   the base install, without torch, submits; with [report] it renders the page
 #   server   the [server] extra serves
 #   reader   torch and nothing else opens the result and counts the zeros that the report claims
 # Run by `make package-check`. Reaches the package index, so it is not part of `make test`.
@@ -46,7 +46,8 @@ torch.save((x, net(x).argmax(1)), "data.pt")
 import numpy
 numpy.savez("data.npz", inputs=x.numpy(), targets=net(x).argmax(1).numpy())
 PY
-server/bin/pruning-server --address 127.0.0.1:0 --metrics-address 127.0.0.1:0 --data-dir data --insecure-no-sandbox \
+sandbox=$(server/bin/python -P -m pruning_server.sandbox check >/dev/null || echo --insecure-no-sandbox)
+server/bin/pruning-server --address 127.0.0.1:0 --metrics-address 127.0.0.1:0 --data-dir data $sandbox \
   >ready.json 2>server.log &
 server_pid=$!
 for _ in $(seq 100); do [ -s ready.json ] && break; sleep 0.1; done
@@ -67,4 +68,13 @@ for layer in report["layers"]:
 print(f"package-check: the report claims {claimed} zeros, the archive has {counted}")
 sys.exit(not (claimed == report["strategy"]["pruned_weights"] == counted > 0))
 PY
+log "the page says what it needs, and then needs nothing else"
+status=0; client/bin/prune report report.json -o report.html 2>page.txt || status=$?
+[ "$status" = 2 ] && grep -q "pip install 'pruning-service\[report\]'" page.txt ||
+  { log "FAILED: a page without its extra: exit $status"; cat page.txt; exit 1; }
+pip client "$wheel[report]"
+client/bin/prune report report.json -o report.html
+grep -q '<svg class="plot"' report.html && grep -q 'prefers-color-scheme: dark' report.html ||
+  { log "FAILED: the page is not whole"; exit 1; }
+
 log "passed"

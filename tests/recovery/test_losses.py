@@ -138,3 +138,71 @@ def test_a_module_is_called_on_each_sample_alone() -> None:
     torch.testing.assert_close(
         loss.per_sample(LOGITS, VALUES), BuiltinLoss(Loss.L1).per_sample(LOGITS, VALUES), rtol=1e-6, atol=1e-7
     )
+
+
+# --- Pixels and tokens ------------------------------------------------------------------------------------------------
+
+
+def elementwise(axis: int | None, link: Link = Link.IDENTITY) -> Objective:
+    kind = Loss.BCE_WITH_LOGITS if axis is None else Loss.CROSS_ENTROPY
+    return Objective(
+        task=Task.SEGMENTATION, loss=kind, form=TargetForm.ELEMENTS, link=link, classes=3, class_axis=axis,
+        ignored=(-100, 255),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_the_loss_of_elements_is_that_of_torch(axis: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(4, 3, 5, 6, generator=generator)
+    stored = torch.randint(3, (4, 1, 5, 6), generator=generator)
+    stored[0, 0, 0] = 255
+    stored[1, 0, :, 1] = -100
+    stored[2] = -100
+    given = output if axis == 1 else output.movedim(1, 3)
+    objective = elementwise(axis)
+    target = shape_target(stored, given, objective)
+    assert target.shape == (4, 5, 6)
+    assert set(target.unique().tolist()) == {-100, 0, 1, 2}
+    loss = build_loss(objective, None)
+    wanted = functional.cross_entropy(output, target)
+    assert loss.mean(given, target) == pytest.approx(float(wanted), rel=1e-6)
+    each = [float(functional.cross_entropy(output[i : i + 1], target[i : i + 1])) for i in (0, 1, 3)]
+    assert loss.per_sample(given, target)[[0, 1, 3]].tolist() == pytest.approx(each, rel=1e-5)
+    # A sample of which nothing counts costs nothing.
+    assert loss.per_sample(given, target)[2] == 0.0
+
+
+def test_the_loss_of_yes_or_no_for_each_element_is_that_of_torch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    output, stored = torch.randn(4, 1, 5, generator=generator), torch.randint(2, (4, 5), generator=generator)
+    stored[:, 0] = 255
+    output[:, :, 0] = float("inf")
+    objective = elementwise(None)
+    target = shape_target(stored, output, objective)
+    wanted = functional.binary_cross_entropy_with_logits(output[:, 0, 1:], stored[:, 1:].float())
+    assert build_loss(objective, None).mean(output, target) == pytest.approx(float(wanted), rel=1e-6)
+
+
+@pytest.mark.parametrize("axis", [1, 2, None])
+def test_distillation_leaves_out_what_does_not_count(axis: int | None) -> None:
+    generator = torch.Generator().manual_seed(2)
+    reference = torch.randn(4, *((3, 6) if axis == 1 else (6, 3) if axis == 2 else (6,)), generator=generator)
+    objective = elementwise(axis)
+    target = torch.zeros(4, 6, dtype=torch.int64)
+    target[:, 3:] = -100
+    changed = reference.clone()
+    place = (slice(None), slice(None), slice(3, None)) if axis == 1 else (slice(None), slice(3, None))
+    changed[place] *= -3
+    least = distillation(reference, reference, objective, target)
+    assert least is not None
+    assert distillation(changed, reference, objective, target) == pytest.approx(float(least), abs=1e-6)
+    without = distillation(changed, reference, objective)
+    assert without is not None
+    assert float(without) > float(least) + 0.01
+
+
+def test_what_the_original_chooses_is_the_target_where_there_is_none() -> None:
+    reference = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
+    chosen = Objective(task=Task.AGREEMENT, loss=Loss.BCE_WITH_LOGITS, form=TargetForm.VALUES)
+    assert shape_target(None, reference, chosen).tolist() == [[0.0, 1.0], [1.0, 0.0]]

@@ -156,9 +156,7 @@ def test_refused_with_what_to_change(output, targets, task, loss, reason) -> Non
     with pytest.raises(JobFailureError) as caught:
         choose(output, targets, task, loss)
     assert caught.value.reason is reason
-    assert any(
-        word in caught.value.message for word in ("--task", "--loss", "Use ", "Add ", "add ", "0 or 1")
-    )
+    assert any(word in caught.value.message for word in ("--task", "--loss", "Use ", "Add ", "add ", "0 or 1"))
 
 
 def test_probabilities_are_recognised_unless_the_loss_says_logits() -> None:
@@ -202,7 +200,12 @@ def test_a_language_model_is_judged_on_its_own_tokens() -> None:
 
 
 def test_every_choice_has_its_reason() -> None:
-    for output, targets, task in [(LOGITS, LABELS, None), (IMAGE, PIXELS, None), (LOGITS, None, None), (SINGLE, NUMBER, None)]:
+    for output, targets, task in [
+        (LOGITS, LABELS, None),
+        (IMAGE, PIXELS, None),
+        (LOGITS, None, None),
+        (SINGLE, NUMBER, None),
+    ]:
         assert choose(output, targets, task).reason
     assert "names the task" in choose(LOGITS, LABELS, Task.CLASSIFICATION).reason
     assert "cross_entropy" in choose(LOGITS, LABELS, loss=Loss.CROSS_ENTROPY).reason

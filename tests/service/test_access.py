@@ -6,7 +6,7 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from helpers.grpc_world import GrpcWorld, Refusal, messages
 from helpers.processes import wait_until
-from pruning_api.v1 import artifact_pb2, pruning_job_pb2, spec_pb2
+from pruning_api.v1 import artifact_pb2, pruning_job_pb2, pruning_job_service_pb2_grpc, spec_pb2
 from pruning_api.v1 import artifact_service_pb2 as artifact_api
 from pruning_api.v1 import pruning_job_service_pb2 as job_api
 from pruning_server.adapters.clock import SystemClock
@@ -342,22 +342,51 @@ def answer(call: Callable[[str], Any], argument: str) -> Any:
 # --- streams that nobody reads ----------------------------------------------------------------------------------------
 
 
+# Else the other side takes megabytes that nobody asked for yet.
+NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024), ("grpc.use_local_subchannel_pool", 1)]
+
+
+@contextmanager
+def unread_watches(world: GrpcWorld, count: int) -> Iterator[list[Any]]:
+    """Watches of a job with more to say than fits on the way, which nobody reads: the server's threads stand."""
+    job_id = world.submit(world.spec(*(f"{'x' * 400}.{index}" for index in range(400)))).job_id
+    with grpc.insecure_channel(world.server.address, NARROW) as channel:
+        stub = pruning_job_service_pb2_grpc.PruningJobServiceStub(channel)
+        calls = [stub.WatchPruningJob(job_api.WatchPruningJobRequest(job_id=job_id)) for _ in range(count)]
+        for call in calls:
+            call.initial_metadata()
+        yield calls
+        for call in calls:
+            call.cancel()
+
+
+def ended_watches(world: GrpcWorld) -> list[str]:
+    """The codes with which watches ended."""
+    return [call[3] for call in world.world.metrics.of("handled") if call[2] == "WatchPruningJob"]
+
+
 def test_streams_that_nobody_reads_do_not_keep_a_submission_out(tmp_path: Path, refused: Refused) -> None:
-    """Each has more to say than fits on the way, so that its thread stands; they have no other thread than their own."""
     with GrpcWorld(tmp_path / "data", limits=CallLimits(watches=20)) as world:
-        wide = world.submit(world.spec(*(f"{'x' * 400}.{index}" for index in range(400)))).job_id
-        streams = [world.watch(wide, timeout=60) for _ in range(20)]
-        for stream in streams:
-            stream.initial_metadata()
-        with refused(EXHAUSTED, "TOO_MANY_CALLS") as caught:
-            next(iter(world.watch(wide)))
-        assert caught[0].retry_after_seconds == 10.0
-        for _ in range(3):
-            assert world.submit().state == pruning_job_pb2.JOB_STATE_QUEUED
-        assert all(stream.is_active() for stream in streams)
-        for stream in streams:
-            stream.cancel()
-        wait_until(lambda: answer(lambda _: next(iter(world.watch(wide))).event.sequence, "") == 1, what="a free place")
+        with unread_watches(world, 20):
+            job_id = world.submit().job_id
+            with refused(EXHAUSTED, "TOO_MANY_CALLS") as caught:
+                next(iter(world.watch(job_id)))
+            assert caught[0].retry_after_seconds == 10.0
+            for _ in range(3):
+                assert world.submit().state == pruning_job_pb2.JOB_STATE_QUEUED
+            assert not any(call[2] == "WatchPruningJob" for call in world.world.metrics.of("message_sent"))
+        wait_until(lambda: len(ended_watches(world)) == 21)
+        assert next(iter(world.watch(job_id))).event.snapshot.job_id == job_id
+
+
+def test_a_watch_that_nobody_reads_gives_its_place_back(tmp_path: Path) -> None:
+    """A caller that reads goes on as long as the job does, however little happens."""
+    with GrpcWorld(tmp_path / "data", limits=CallLimits(watches=2, stall_seconds=0.5)) as world:
+        read = world.watch(world.submit().job_id, timeout=60)
+        with unread_watches(world, 1):
+            wait_until(lambda: ended_watches(world) == ["CANCELLED"])
+        for _ in range(8):
+            next(read)
 
 
 def test_a_download_that_goes_on_at_the_end_is_told(tmp_path: Path, refused: Refused) -> None:
@@ -366,7 +395,7 @@ def test_a_download_that_goes_on_at_the_end_is_told(tmp_path: Path, refused: Ref
         request = artifact_api.ReadArtifactRequest(artifact_id=world.upload(content))
         stream = iter(world.artifacts.ReadArtifact(request, timeout=60))
         next(stream)
-        stopper = threading.Thread(target=world.server.stop, args=(5.0,))
+        stopper = threading.Thread(target=world.server.stop, args=(2.0,))
         stopper.start()
         wait_until(world.server._artifacts._stopping.is_set)
         with refused(grpc.StatusCode.UNAVAILABLE, "DRAINING"):

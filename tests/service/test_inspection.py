@@ -26,7 +26,7 @@ from pruning_server.spec.inspection import (
     LayerInspection,
     TensorSpec,
 )
-from pruning_server.spec.request import ArtifactRef, ScalarArgument
+from pruning_server.spec.request import ArtifactRef, DynamicAxes, ScalarArgument
 
 FOUND = Inspection(
     inputs=(TensorSpec(shape=(1, 3), dtype="float32"),),
@@ -37,6 +37,7 @@ FOUND = Inspection(
     ),
     groups=(GroupInspection(channels=4, layers=("fc", "out")),),
     frozen=(FrozenInspection(op="aten::view", source="net.py:7", reason="unknown", layers=("out",)),),
+    notes=("something to know",),
 )
 
 
@@ -90,12 +91,14 @@ def test_the_request_and_the_answer_are_carried_whole(world: GrpcWorld, inspecto
         world,
         inputs=[api.TensorSpec(shape=[1, 3]), api.TensorSpec(shape=[2], dtype="int64")],
         arguments=[spec_pb2.ScalarArgument(position=2, float_value=0.5)],
+        dynamic_axes=[spec_pb2.DynamicAxes(input=0, axes=[1])],
     )
     assert inspector.asked == [
         InspectionRequest(
             model=ArtifactRef(artifact_id=model, sha256=None),
             inputs=(TensorSpec(shape=(1, 3), dtype="float32"), TensorSpec(shape=(2,), dtype="int64")),
             arguments=(ScalarArgument(position=2, value=0.5),),
+            dynamic_axes=(DynamicAxes(input=0, axes=(1,)),),
         )
     ]
     layer = answer.layers[0]

@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from helpers.grpc_world import GrpcWorld, Refusal
-from helpers.job_world import OWNER, World
+from helpers.job_world import World
 from pruning_api.v1 import pruning_job_pb2, spec_pb2
 from pruning_api.v1 import pruning_job_service_pb2 as api
 from pruning_server.adapters.uris import UriFetcher, UriPolicy
+from pruning_server.jobs.access import ANONYMOUS_NAME
 from pruning_server.jobs.fetching import UriResolver
 from pruning_server.jobs.ports import CancelToken, Inspector
 from pruning_server.spec.artifacts import ArtifactKind
@@ -40,7 +41,7 @@ def world(tmp_path: Path, folder: Path) -> Iterator[GrpcWorld]:
         policy = UriPolicy((f"file://{folder}/",))
         return UriResolver(UriFetcher(world.artifacts, world.metrics, policy, deadline_seconds=10.0), 2)
 
-    with GrpcWorld(tmp_path / "data", uris=resolver, inspect=lambda world: Echo(world)) as world:
+    with GrpcWorld(tmp_path / "data", uris=resolver, inspect=Echo) as world:
         yield world
 
 
@@ -70,7 +71,7 @@ def submit(world: GrpcWorld, folder: Path, request_id: str = "", **fields: objec
 
 def test_a_job_by_uri_is_one_by_artifact(world: GrpcWorld, folder: Path) -> None:
     job = submit(world, folder)
-    model = world.world.artifacts.get(OWNER, job.spec.model.artifact_id)
+    model = world.world.artifacts.get(ANONYMOUS_NAME, job.spec.model.artifact_id)
     assert (model.kind, model.sha256) == (ArtifactKind.TORCHSCRIPT, hashlib.sha256(MODEL).hexdigest())
     assert job.spec.model.uri == ""
     assert job.spec.validation.artifact_id
@@ -108,7 +109,7 @@ def test_an_inspection_by_uri(world: GrpcWorld, folder: Path) -> None:
         ("missing.pt", "0" * 64, "URI_UNREADABLE", "spec.train"),
     ],
 )
-def test_what_is_wrong_is_said_by_field(  # noqa: PLR0913 - a table
+def test_what_is_wrong_is_said_by_field(
     world: GrpcWorld, folder: Path, refused: Refused, name: str, sha256: str, reason: str, field: str
 ) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, reason) as caught:

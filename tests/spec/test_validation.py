@@ -19,6 +19,7 @@ from pruning_server.spec.request import (
     ArtifactRef,
     ChannelConstraints,
     ConditionalStrategy,
+    DynamicAxes,
     DynamicStrategy,
     Evaluation,
     FineTune,
@@ -126,6 +127,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty train": ({"train": ArtifactRef(artifact_id="")}, "spec.train"),
     "hash too short": ({"model": ArtifactRef(artifact_id="m", sha256="ab")}, "spec.model.sha256"),
     "hash of other digits": ({"train": ArtifactRef(artifact_id="m", sha256="g" * 64)}, "spec.train.sha256"),
+    "axes of no input": ({"dynamic_axes": (DynamicAxes(input=64, axes=(2,)),)}, "spec.dynamic_axes[0].input"),
+    "axes of an input twice": ({"dynamic_axes": (DynamicAxes(input=0, axes=(2,)),) * 2}, "spec.dynamic_axes[1].input"),
+    "no axis": ({"dynamic_axes": (DynamicAxes(input=0, axes=()),)}, "spec.dynamic_axes[0].axes"),
+    "an axis twice": ({"dynamic_axes": (DynamicAxes(input=0, axes=(2, 2)),)}, "spec.dynamic_axes[0].axes"),
+    "the batch axis": ({"dynamic_axes": (DynamicAxes(input=0, axes=(0, 2)),)}, "spec.dynamic_axes[0].axes"),
+    "axis 16": ({"dynamic_axes": (DynamicAxes(input=0, axes=(16,)),)}, "spec.dynamic_axes[0].axes[0]"),
+    "axes of many inputs": (
+        {"dynamic_axes": tuple(DynamicAxes(input=0, axes=(1,)) for _ in range(65))},
+        "spec.dynamic_axes",
+    ),
     "device tpu": ({"device": "tpu"}, "spec.device"),
     "device cuda:": ({"device": "cuda:"}, "spec.device"),
     "device cuda:-1": ({"device": "cuda:-1"}, "spec.device"),
@@ -400,6 +411,10 @@ def test_what_only_static_pruning_does(strategy: Any, kind: TargetKind, feature:
     ("fields", "advice"),
     [
         (structural(Granularity.HEAD, TargetKind.THRESHOLD, 0.5), "with head give latency_ratio or macs_ratio or .*sparsity, or for threshold ask for granularity weight"),
+        ({"strategy": DynamicStrategy(), "target": Target(kind=TargetKind.LATENCY_RATIO, value=0.5)}, "with channel give macs_ratio or parameter_ratio or sparsity, or for latency_ratio use the static strategy with granularity channel or head"),
+        ({"strategy": DynamicStrategy(granularity=Granularity.WEIGHT), "target": Target(kind=TargetKind.THRESHOLD, value=0.5)}, "with weight give sparsity, or for threshold use the static strategy with granularity weight"),
+        ({"strategy": DynamicStrategy(), "target": Target(kind=TargetKind.MAX_ACCURACY_DROP, value=0.5)}, "for max_accuracy_drop use the static strategy with granularity weight or channel or head"),
+        ({"strategy": ConditionalStrategy(granularity=Granularity.CHANNEL, condition="l1 < 1"), "target": Target(kind=TargetKind.MAX_ACCURACY_DROP, value=0.5)}, "for max_accuracy_drop use the static strategy"),
     ],
 )  # fmt: skip
 def test_what_is_not_implemented_comes_with_what_is(fields: dict[str, Any], advice: str) -> None:

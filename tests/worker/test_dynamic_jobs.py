@@ -26,6 +26,7 @@ from pruning_server.spec.request import (
     Granularity,
     NmPattern,
     PruningSpec,
+    Scope,
     StaticStrategy,
     Target,
     TargetKind,
@@ -238,6 +239,27 @@ def test_it_rolls_back_what_costs_too_much_and_goes_on_in_half_steps(prune: Call
     lines = [text for text in notes(ran) if text.startswith("Schedule controller: ")]
     assert len(lines) == len(actions)
     assert any("back to" in text for text in lines)
+
+
+def test_at_the_target_the_whole_way_at_once_is_tried_and_the_better_one_stays(
+    prune: Callable[..., Ran], images: Any
+) -> None:
+    net, data = images
+    ran = prune(
+        zoo.scripted(net), data, evaluation=Evaluation(margin=0.99), fine_tune=FineTune(epochs=0),
+        strategy=dynamic("controller", Granularity.CHANNEL, scope=Scope.SENSITIVITY), target=TARGETS[Granularity.CHANNEL],
+    )  # fmt: skip
+    ran.check()
+    told = ran.report["strategy"]
+    *steps, last = told["details"]["steps"]
+    stays = last["action"] == "at_once"
+    lines = [text for text in notes(ran) if "the whole way at once" in text]
+    assert [("and stays" in text) for text in lines] == [stays]
+    best = min(steps[-1]["select_loss"], last["select_loss"]) if stays else last["select_loss"]
+    start = next(rung for rung in told["recovery"]["select"] if rung["name"] == "nothing")
+    # Whichever stayed is what recovery starts from.
+    assert start["loss"] == pytest.approx(last["select_loss"], rel=1e-3, abs=1e-5)
+    assert start["loss"] <= best * (1 + 1e-3) + 1e-5
 
 
 def test_a_target_beyond_the_budget_fails_with_the_nearest_that_is_not(prune: Callable[..., Ran], images: Any) -> None:

@@ -14,7 +14,7 @@ from helpers.models import ConvNet, mlp
 from helpers.resnet import CifarResNet
 from pruning_server.errors import InvalidRequestError, Reason
 from pruning_server.spec.inspection import TensorSpec
-from pruning_server.spec.request import ScalarArgument
+from pruning_server.spec.request import DynamicAxes, ScalarArgument
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.inspection_inputs import InputFinder
 
@@ -200,3 +200,28 @@ def test_the_state_of_the_model_stays_as_it_was() -> None:
     module = torch.jit.script(Counting())
     InputFinder(module, ()).inferred()
     assert float(module.seen) == 0.0  # type: ignore[arg-type]
+
+
+def test_inputs_at_a_second_size_are_those_that_the_model_takes() -> None:
+    found = finder(CifarResNet())
+    inputs = found.given([TensorSpec(shape=(2, 3, 16, 16))])
+    sized, notes = found.resized(inputs, [DynamicAxes(input=0, axes=(2, 3))])
+    assert [tuple(one.shape) for one in sized[0]] == [(2, 3, 24, 32)]
+    assert "24 along axis 2 of input 0, 32 along axis 3" in notes[0]
+    assert found.resized(inputs, []) == ([], ())
+
+
+def test_axes_that_belong_together_change_together() -> None:
+    found = finder(Tagger())
+    inputs = found.given([TensorSpec(shape=(2, 5), dtype="int64"), TensorSpec(shape=(2, 5))])
+    sized, _ = found.resized(inputs, [DynamicAxes(input=0, axes=(1,)), DynamicAxes(input=1, axes=(1,))])
+    assert [tuple(one.shape) for one in sized[0]] == [(2, 13), (2, 13)]
+
+
+@pytest.mark.parametrize(("position", "axis"), [(0, 4), (1, 1)])
+def test_an_axis_that_is_not_there_is_refused(position: int, axis: int) -> None:
+    found = finder(CifarResNet())
+    inputs = found.given([TensorSpec(shape=(1, 3, 16, 16))])
+    with pytest.raises(InvalidRequestError, match=f"there is no axis {axis} of input {position}") as caught:
+        found.resized(inputs, [DynamicAxes(input=position, axes=(axis,))])
+    assert [violation.field for violation in caught.value.violations] == ["dynamic_axes"]

@@ -78,9 +78,7 @@ def test_a_stateful_model_is_run_one_sample_at_a_time_from_its_own_state(prune: 
     net.hidden.fill_(0.3)
     inputs = RNG.normal(size=(40, 6)).astype(np.float32)
     model = zoo.scripted(net)
-    ran = prune(
-        model, {"inputs": inputs}, target=sparsity(0.8), fine_tune=FineTune(epochs=16, learning_rate=1e-2)
-    )
+    ran = prune(model, {"inputs": inputs}, target=sparsity(0.8), fine_tune=FineTune(epochs=16, learning_rate=1e-2))
     assert "one sample at a time" in notes(ran)
     pruned = ran.pruned
     assert pruned.calls == 0
@@ -241,6 +239,20 @@ def test_a_batch_size_that_was_baked_in(prune: Callable) -> None:
     assert ran.report["cost"]["original"]["macs"] == 8 * 6 + 6 * 3
     assert ran.report["strategy"]["recovery"]["epochs"] == 2
     ran.check()
+
+
+@pytest.mark.parametrize("samples", [5, 30])
+def test_a_set_that_does_not_divide_by_the_only_batch_size(samples: int, prune: Callable) -> None:
+    torch.manual_seed(0)
+    inputs, targets = table_data(samples)
+    ran = prune(zoo.traced(Baked(), torch.zeros(4, 8)), {"inputs": inputs, "targets": targets}, target=sparsity(0.5))
+    ran.check()
+    warnings = "\n".join(ran.report["data"]["warnings"])
+    assert "batches of exactly 4 samples, and these parts do not divide by that: fit" in warnings
+    assert sum(ran.report["data"]["splits"].values()) == samples
+    assert ran.report["accuracy"]["samples"] == ran.report["data"]["splits"]["report"]
+    steps = ran.rungs["fine_tuning"]["gradient_steps"] if "fine_tuning" in ran.rungs else 0
+    assert ("less than one batch of 4" in warnings) == (steps == 0) == (samples == 5)
 
 
 class Centred(nn.Module):

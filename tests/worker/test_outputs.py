@@ -55,24 +55,24 @@ class Base(nn.Module):
 class Nested(Base):
     """Class numbers, a dict with a dot in its key, and a mask."""
 
-    def forward(self, x: torch.Tensor):  # noqa: ANN201
+    def forward(self, x: torch.Tensor):
         scores = self.head(self.net(x))
         return scores.argmax(1), {"out.logits": [scores + 1, scores]}, scores > 0
 
 
 class WithLoss(Base):
-    def forward(self, x: torch.Tensor):  # noqa: ANN201
+    def forward(self, x: torch.Tensor):
         scores = self.head(self.net(x))
         return scores.square().mean(), scores
 
 
 class Single(Base):
-    def forward(self, x: torch.Tensor):  # noqa: ANN201
+    def forward(self, x: torch.Tensor):
         return {"only": (self.head(self.net(x)),)}
 
 
 class Numbered(Base):
-    def forward(self, x: torch.Tensor):  # noqa: ANN201
+    def forward(self, x: torch.Tensor):
         scores = self.head(self.net(x))
         return {7: scores, 8: scores + 1}
 
@@ -244,7 +244,7 @@ class Bag(nn.Module):
         self.series = nn.Linear(4, 16)
         self.head = nn.Linear(16, 4)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, series: torch.Tensor):  # noqa: ANN201
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, series: torch.Tensor):
         m = mask.unsqueeze(-1).to(torch.float32)
         words = (torch.relu(self.net(self.table(ids))) * m).sum(1) / m.sum(1).clamp_min(1.0)
         scores = self.head(words + torch.relu(self.series(series)).mean(1))

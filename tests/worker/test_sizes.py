@@ -183,11 +183,17 @@ def test_axes_that_only_change_alone_are_found_alone() -> None:
     own = {(0, 2): 8, (0, 3): 8}
 
     def error(lengths: tuple[tuple[int, int, int], ...]) -> str | None:
-        return "no" if dict(((p, a), n) for p, a, n in lengths).get((0, 2), 8) != 8 else None
+        return "no" if {(p, a): n for p, a, n in lengths}.get((0, 2), 8) != 8 else None
 
     found = settle_sizes(list(own), own, error)
     assert found.found == (((0, 3, 16),),)
     assert any("axis 2 of input 0" in note and "(no)" in note for note in found.notes)
+
+
+def test_a_net_of_whole_windows_is_run_at_twice_the_size() -> None:
+    own = {(0, 2): 112, (0, 3): 112}
+    found = settle_sizes(list(own), own, lambda lengths: "no" if any(n % 112 for _, _, n in lengths) else None)
+    assert found.found == (((0, 2, 224), (0, 3, 224)),)
 
 
 def test_tries_are_few_and_never_many_times_larger() -> None:

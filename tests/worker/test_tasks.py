@@ -14,20 +14,25 @@ from torch import nn
 from helpers import zoo
 from helpers.runs import Ran, make_spec, sparsity
 from pruning_server.errors import Reason
+from pruning_server.jobs.events import RunFailed
 from pruning_server.spec.request import (
+    ConditionalStrategy,
     Evaluation,
     FineTune,
     Granularity,
     Loss,
     Recovery,
+    RiskCondition,
     Robustness,
     StaticStrategy,
+    Target,
+    TargetKind,
     Task,
 )
 
 QUICK = Evaluation(robustness=Robustness.NONE, include_samples=False)
 CHANNELS = StaticStrategy(granularity=Granularity.CHANNEL)
-# Every third sample of the report split is left for it; the marks are the caller's, so that tests know the rows.
+# The caller's own marks, so that tests know the rows of the report split.
 COUNT = 60
 SPLIT = np.repeat(np.array([0, 1, 2], dtype=np.uint8), [20, 10, 30])
 REPORT = np.flatnonzero(SPLIT == 2)
@@ -100,15 +105,16 @@ def noisy(labels: np.ndarray, classes: int, share: float = 0.2) -> np.ndarray:
     return np.where(rng.random(labels.shape) < share, rng.integers(classes, size=labels.shape), labels)
 
 
-def run(prune: Callable[..., Ran], net: nn.Module, arrays: Mapping[str, np.ndarray], **fields: Any) -> Ran:
+def run(
+    prune: Callable[..., Ran], net: nn.Module, arrays: Mapping[str, np.ndarray], *, split: bool = True, **fields: Any
+) -> Ran:
     wanted: dict[str, Any] = {
         "strategy": CHANNELS,
         "recovery": Recovery(disabled=True),
         "fine_tune": FineTune(),
         "evaluation": QUICK,
     }
-    arrays = dict(arrays) if "split" in arrays else {**arrays, "split": SPLIT}
-    return prune(zoo.scripted(net), arrays, make_spec(**(wanted | fields)))
+    return prune(zoo.scripted(net), {**arrays, "split": SPLIT} if split else arrays, make_spec(**(wanted | fields)))
 
 
 def others(ran: Ran) -> dict[str, dict[str, Any]]:
@@ -278,7 +284,9 @@ def test_the_next_token(targets: str, prune: Callable[..., Ran]) -> None:
     net, rng = Words(6), np.random.default_rng(3)
     ids = rng.integers(6, size=(COUNT, 7))
     following = np.concatenate([ids[:, 1:], np.full((COUNT, 1), -100)], axis=1)
-    arrays = {"inputs": ids} | {"the tokens": {"targets": ids}, "the next tokens": {"targets": following}}.get(targets, {})
+    arrays = {"inputs": ids} | {"the tokens": {"targets": ids}, "the next tokens": {"targets": following}}.get(
+        targets, {}
+    )
     ran = run(prune, net, arrays, task=Task.LANGUAGE_MODELLING if targets == "none" else None)
     pair = answers(ran, ids)
     assert ran.report["data"]["task"] == "language_modelling"
@@ -365,7 +373,10 @@ def test_without_labels_the_divergence_from_the_original_is_told(prune: Callable
 # --- All of them ------------------------------------------------------------------------------------------------------
 
 
-def cases() -> dict[str, tuple[nn.Module, dict[str, np.ndarray], dict[str, Any]]]:
+Case = tuple[nn.Module, dict[str, np.ndarray], dict[str, Any]]
+
+
+def cases() -> dict[str, Case]:
     """One job of each task: net, arrays, what else is asked for."""
     torch.manual_seed(14)
     rng = np.random.default_rng(6)
@@ -390,21 +401,24 @@ def cases() -> dict[str, tuple[nn.Module, dict[str, np.ndarray], dict[str, Any]]
 
 
 NAMES = tuple(cases())
+HARDER = Evaluation(include_samples=False)
+# One of each kind of input and metric; the others are judged by the same code.
+COMPARED_UNDER_HARDER_INPUTS = {"segmentation", "language modelling", "multilabel"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_task_is_recovered_and_compared_under_harder_inputs(name: str, prune: Callable[..., Ran]) -> None:
+def test_every_task_is_pruned_by_its_gradients_and_recovered(name: str, prune: Callable[..., Ran]) -> None:
     net, arrays, fields = cases()[name]
     ran = run(
         prune, net, arrays, recovery=Recovery(), fine_tune=FineTune(epochs=1, learning_rate=1e-3),
-        evaluation=Evaluation(), strategy=StaticStrategy(granularity=Granularity.CHANNEL, criterion="taylor"), **fields,
+        evaluation=HARDER if name in COMPARED_UNDER_HARDER_INPUTS else QUICK, strategy=StaticStrategy(granularity=Granularity.CHANNEL, criterion="taylor"), **fields,
     )  # fmt: skip
     report = ran.report
     assert report["strategy"]["removed_channels"] > 0
     assert {rung["name"] for rung in report["strategy"]["recovery"]["rungs"]} >= {"nothing", "fine_tuning"}
     assert all(np.isfinite(one["loss"]) for one in report["strategy"]["recovery"]["rungs"])
     for one in report["accuracy"]["others"]:
-        assert one["delta"] is not None and np.isfinite(one["interval"]).all(), one
+        assert np.isfinite([one["delta"], *one["interval"]]).all(), one
     assert report["data"]["task_reason"]
     ran.check()
 
@@ -419,3 +433,30 @@ def test_a_model_that_loses_nothing_passes_with_every_difference_zero(name: str,
     for one in report["accuracy"]["others"]:
         assert one["delta"] == 0.0
         assert one["interval"][0] <= 0.0 <= one["interval"][1]
+
+
+# --- Promises ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["segmentation", "sequence labelling", "embedding"])
+def test_a_budget_of_accuracy_is_kept_or_refused_in_words(name: str, prune: Callable[..., Ran]) -> None:
+    net, arrays, fields = cases()[name]
+    budget = Target(kind=TargetKind.MAX_ACCURACY_DROP, value=0.4)
+    fields = fields | {"target": budget, "strategy": StaticStrategy(), "split": False}
+    ran = run(prune, net, arrays, **fields)
+    if isinstance(ran.last, RunFailed):
+        assert ran.failure.reason is Reason.TARGET_UNREACHABLE
+    else:
+        assert ran.report["strategy"]["achieved_sparsity"] > 0
+
+
+@pytest.mark.parametrize("name", ["segmentation", "multilabel", "regression"])
+def test_a_risk_is_certified_or_refused_in_words(name: str, prune: Callable[..., Ran]) -> None:
+    net, arrays, fields = cases()[name]
+    risk = ConditionalStrategy(risk=RiskCondition(max_loss=0.6, error_probability=0.2))
+    ran = run(prune, net, arrays, **fields | {"target": None, "strategy": risk, "split": False})
+    if isinstance(ran.last, RunFailed):
+        assert ran.failure.reason is Reason.TARGET_UNREACHABLE
+        assert ("has no bounds" in ran.failure.text) == (name == "regression")
+    else:
+        assert ran.report["strategy"]["details"]["loss"] <= 0.6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.runs import make_spec, make_workspace, run_here, sparsity
 from pruning_server.spec.report_accuracy import AccuracySection, ChangedSample, ChurnSection, PairedNumber
+from pruning_server.spec.request import Evaluation, Layout, Preprocessing, Recovery
 from pruning_server.worker.feeding import Feed, Samples
 from pruning_server.worker.forms import IMAGE_SCALE, InputForm
 from pruning_server.worker.thumbnails import MAX_SIDE, MAX_THUMBNAILS, encode_png, show_samples, thumbnail
@@ -133,3 +136,25 @@ def test_without_churn_nothing_happens() -> None:
         **{**{f: getattr(changed(1), f) for f in AccuracySection.__struct_fields__}, "churn": None}
     )
     assert show_samples(accuracy, feed_of(noise(1, 3, 8, 8)), include_samples=True) is accuracy
+
+
+@pytest.mark.parametrize("include_samples", [True, False])
+def test_a_job_shows_samples_unless_told_not_to(include_samples: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4)).eval()
+    images = noise(120, 8, 8, 3)
+    with torch.no_grad():
+        labels = net(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).argmax(1).numpy()
+    spec = make_spec(
+        sparsity(0.8),
+        recovery=Recovery(disabled=True),
+        preprocessing=Preprocessing(layout=Layout.NHWC),
+        evaluation=Evaluation(include_samples=include_samples),
+    )
+    root = make_workspace(tmp_path / "run", torch.jit.script(net), {"inputs": images, "targets": labels}, spec)
+    churn = run_here(root).report["accuracy"]["churn"]
+    assert churn["right_to_wrong"]
+    assert bool(churn["samples"]) is include_samples
+    for sample in churn["samples"][:MAX_THUMBNAILS]:
+        assert np.array_equal(seen(sample["thumbnail"]), images[sample["row"]])
+        assert sample["target"] == labels[sample["row"]]

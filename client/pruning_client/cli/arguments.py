@@ -216,7 +216,7 @@ def _add_strategy(parser: argparse.ArgumentParser, *, default: str | None = None
     group.add_argument(
         "--scope",
         choices=tuple(Scope),
-        help="how pruning is shared out among layers (default: sensitivity for static channels and heads, else global)",
+        help="how pruning is shared out among layers (default: sensitivity for channels and heads, else global)",
     )
     channels = types.integer_from(1, 2**31 - 1)
     group.add_argument(

@@ -54,8 +54,12 @@ def sentence_of(report: Section) -> str:
     level = number(accuracy, "confidence_level")
     points = " points" if is_percentage(metric) else ""
     limit = _difference(metric, margin, sign="") + points
+    # The rule says PASS below the margin only where no output differs.
+    are_identical = margin is not None and min(ends) <= -margin
     conclusion = {
-        "PASS": f"a loss of the margin, {limit}, is ruled out",
+        "PASS": "both models give the same outputs"
+        if are_identical
+        else f"a loss of the margin, {limit}, is ruled out",
         "FAIL": f"the loss is larger than the margin, {limit}",
         "INCONCLUSIVE": f"whether the loss stays within the margin, {limit}, cannot be told",
     }[verdict]

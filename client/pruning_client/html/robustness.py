@@ -38,7 +38,8 @@ def _occlusion(found: Section, metric: str) -> Iterator[Figure]:
     areas = (
         f"Mean along the curve: original {metric_text(metric, number(found, 'auc_original'))}, pruned"
         f" {metric_text(metric, number(found, 'auc_pruned'))}, difference"
-        f" {metric_text(metric, number(found, 'delta'), signed=True)}, interval {interval_text(metric, interval(found))}."
+        f" {metric_text(metric, number(found, 'delta'), signed=True)}, interval {interval_text(metric, interval(found))}"
+        f"{f': {verdict}' if (verdict := text(found, 'verdict')) else ''}."
     )
     yield from _figure("occlusion", "Occlusion", metric, unit, items(found, "levels"), areas)
 
@@ -80,13 +81,13 @@ def _point(level: object) -> plots.Point | None:
 def _potential(found: Section) -> Iterator[Fact]:
     if not found:
         return
-    ratios = ", ".join(f"{ratio:g}" for ratio in items(found, "ratios") if isinstance(ratio, int | float))
-    yield Fact("prune potential: ratios that were tried", ratios or MISSING)
-    yield Fact("prune potential on clean data", _ratio(found, "clean"))
+    tried = ", ".join(f"{ratio:.1%}" for ratio in items(found, "ratios") if isinstance(ratio, int | float))
+    yield Fact("prune potential: fractions of the parameters removed that were tried", tried or MISSING)
+    yield Fact("largest within the margin, on clean data", _ratio(found, "clean"))
     for kind in section(found, "shifted"):
-        yield Fact(f"prune potential under {words(kind)}", _ratio(section(found, "shifted"), kind))
+        yield Fact(f"largest within the margin, under {words(kind)}", _ratio(section(found, "shifted"), kind))
 
 
 def _ratio(parent: Section, name: str) -> str:
     found = number(parent, name)
-    return "none is within the margin" if found is None else f"{found:g}"
+    return "none of them" if found is None else f"{found:.1%}"

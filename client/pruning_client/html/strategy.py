@@ -44,16 +44,20 @@ def _steps(report: Section) -> list[Figure]:
     steps = items(section(report, "strategy", "details"), "steps")[:_MAX_STEPS]
     metric = text(section(report, "accuracy"), "metric") or "metric"
     kept = [one for one in steps if isinstance(one, dict) and one.get("action") != "rollback"]
-    sparsity, judged = _line(kept, "step", "sparsity"), _line(kept, "step", "select_metric")
+    across, numbered = "gradient steps", kept
+    if len({number(one, "step") for one in kept}) < len(kept):
+        # A controller may take many steps between two gradient steps.
+        across, numbered = "steps in turn", [one | {"step": place} for place, one in enumerate(kept, 1)]
+    sparsity, judged = _line(numbered, "step", "sparsity"), _line(numbered, "step", "select_metric")
     figures = []
     if len(sparsity) > 1:
         figures.append(
             Figure(
                 "steps-sparsity",
                 "How far it was pruned",
-                f"Fraction that is off, over gradient steps; at the end {sparsity[-1][1]:.1%}",
+                f"Fraction that is off, over {across}; at the end {sparsity[-1][1]:.1%}",
                 "Without what was rolled back.",
-                plots.lines("steps-sparsity", "gradient steps", "fraction off", (("fraction off", sparsity),)),
+                plots.lines("steps-sparsity", across, "fraction off", (("fraction off", sparsity),)),
             )
         )
     if len(judged) > 1:
@@ -61,9 +65,9 @@ def _steps(report: Section) -> list[Figure]:
             Figure(
                 "steps-metric",
                 "What it was worth then",
-                f"{metric} on select over gradient steps; at the end {metric_text(metric, judged[-1][1])}",
+                f"{metric} on select over {across}; at the end {metric_text(metric, judged[-1][1])}",
                 "On the select split, without what was rolled back.",
-                plots.lines("steps-metric", "gradient steps", metric, ((f"{metric} on select", judged),)),
+                plots.lines("steps-metric", across, metric, ((f"{metric} on select", judged),)),
             )
         )
     return figures

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pruning_client.html.accuracy import accuracy_chapter, calibration_chapter, churn_chapter, classes_chapter
+from pruning_client.html.accuracy import accuracy_chapter, calibration_chapter, classes_chapter
+from pruning_client.html.churn import churn_chapter
 from pruning_client.html.costs import cost_chapter, frozen_chapter, layers_chapter
 from pruning_client.html.facts import Chapter, Fact, Segment, Table, facts_of, percent
 from pruning_client.html.headline import VERDICTS, Saving, concerns_of, savings_of, sentence_of

@@ -12,11 +12,13 @@ class Reading(enum.StrEnum):
     """What an effect's interval says of a loss.
 
     `LOSS`: there is one of the margin or more, or nobody knows how large; `SMALL_LOSS`: there is one, below the margin;
-    `NO_LOSS`: one of the margin or more is ruled out; `OPEN`: there may be one or not.
+    `GAIN`: there is none at all, but a gain; `NO_LOSS`: one of the margin or more is ruled out; `OPEN`: there may be one or
+    not.
     """
 
     LOSS = "loss"
     SMALL_LOSS = "small loss"
+    GAIN = "gain"
     NO_LOSS = "no loss"
     OPEN = "open"
 
@@ -25,6 +27,8 @@ def read(effect: Effect, margin: float) -> Reading:
     """What the interval says; `margin`: the largest loss that is acceptable."""
     if effect.high < 0:
         return Reading.SMALL_LOSS if effect.low > -margin else Reading.LOSS
+    if effect.low > 0:
+        return Reading.GAIN
     return Reading.NO_LOSS if effect.low > -margin else Reading.OPEN
 
 
@@ -45,7 +49,7 @@ def conclude(effects: Effects, metric: str, margin: float, *, is_against_origina
         return "Cannot be told: there are no two models to compare on the same samples."
     removed = f"removing {'parameters' if is_against_original else 'more parameters'}"
     cost = f"{removed} changed {metric} under occlusion by {_shown(parameters, metric)}"
-    one = read(parameters, margin)
+    one = _loss_of(parameters, margin)
     if dropout is None:
         lead = {
             Reading.LOSS: "The parameters removed cost generalization",
@@ -55,7 +59,13 @@ def conclude(effects: Effects, metric: str, margin: float, *, is_against_origina
         }[one]
         return f"{lead}: {cost}; dropout was not varied, so that nothing is said of it."
     lowered = f"lowering dropout by {_shown(dropout, metric)}"
-    return f"{_lead(one, read(dropout, margin), parameters, dropout)}: {cost}, {lowered}."
+    return f"{_lead(one, _loss_of(dropout, margin), parameters, dropout)}: {cost}, {lowered}."
+
+
+def _loss_of(effect: Effect, margin: float) -> Reading:
+    """As read, where a gain is no loss."""
+    reading = read(effect, margin)
+    return Reading.NO_LOSS if reading is Reading.GAIN else reading
 
 
 def _lead(parameters: Reading, dropout: Reading, one: Effect, other: Effect) -> str:

@@ -2,7 +2,7 @@
 
 Every job of a grid has the same model and data, so that the same samples are in every report. A contrast is a weighted
 sum of a sample's values over the cells; its interval is Student's t over samples (or groups of them), with one sample
-more that loses and one that gains 1, so that few differences do not look like none.
+more that loses and one that gains as much as any did (1, where hardly any did), so that few do not look like none.
 Source of the two samples: Bonett and Price, 2012, Journal of Educational and Behavioral Statistics 37:479-488.
 """
 
@@ -16,6 +16,9 @@ from statistics import NormalDist
 import numpy as np
 
 from pruning_client.verification.grid import Cell
+
+# With fewer samples that differ, nobody knows how large a difference may be.
+FEWEST_CHANGES = 5
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,11 @@ def paired_effect(contrast: np.ndarray, units: np.ndarray, confidence_level: flo
     if count < 2:
         return None
     mean = float(sums.sum() / samples)
-    # Two units more, of the usual size: one that loses 1, one that gains 1.
+    # Two units more, of the usual size: one that loses and one that gains as much as any sample did.
     usual = samples / count
-    deviations = np.concatenate([sums - mean * sizes, [usual * (1 - mean), usual * (-1 - mean)]])
+    changed = int(np.count_nonzero(contrast))
+    most = float(np.abs(contrast).max()) if changed >= FEWEST_CHANGES else 1.0
+    deviations = np.concatenate([sums - mean * sizes, [usual * (most - mean), usual * (-most - mean)]])
     error = math.sqrt((count + 2) / (count + 1) * float(np.square(deviations).sum())) / (samples + 2 * usual)
     half = _t_quantile(0.5 + confidence_level / 2, count + 1) * error
     return Effect(mean, mean - half, mean + half, samples)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pruning_client.html.facts import MISSING, Chapter, Fact, Figure, Table, words
 from pruning_client.html.figures import plots
 from pruning_client.html.page import render_view
@@ -33,7 +31,7 @@ def render_verification(found: Section) -> str:
             sentence=rest,
             savings=(),
             concerns=tuple(printable(note, 600) for note in items(found, "notes")),
-            chapters=(_effects(found), *_tables(found), _curves(found), _potential(found), _jobs(found)),
+            chapters=(_effects(found), _tables(found), _curves(found), _potential(found), _jobs(found)),
             heading="Verification of generalization",
         )
     )
@@ -65,7 +63,6 @@ def _effects(found: Section) -> Chapter:
         "; ".join(f"{line[0]}: {line[1]}, interval {line[2]}" for line in lines) or "nothing to compare",
         "Below zero: a loss. The dashed line is the margin. Paired over the same samples; a mean over the other axis.",
         figures.effects("effects", words(metric), tuple(spans), margin),
-        table,
     )
     facts = (
         Fact("samples of the report split", f"{number(found, 'samples') or 0:.0f}"),
@@ -79,18 +76,18 @@ def _difference(metric: str, found: object) -> tuple[str, str]:
     return metric_text(metric, number(found, "delta"), signed=True), interval_text(metric, interval(found))
 
 
-def _tables(found: Section) -> Iterator[Chapter]:
+def _tables(found: Section) -> Chapter:
+    parts = (("occlusion", "Area under the occlusion curve"), ("clean", "Unchanged inputs"))
+    return Chapter(
+        "table",
+        "Ratio by dropout",
+        figures=tuple(_over_ratios(found, which, title) for which, title in parts),
+        tables=tuple(_two_way(found, which, title) for which, title in parts),
+    )
+
+
+def _two_way(found: Section, which: str, title: str) -> Table:
     metric = text(found, "metric")
-    for which, title in (("occlusion", "Area under the occlusion curve"), ("clean", "Unchanged inputs")):
-        yield Chapter(
-            f"table-{which}",
-            f"{title}: ratio by dropout",
-            figures=(_over_ratios(found, which, title),),
-            tables=(_two_way(found, which, metric),),
-        )
-
-
-def _two_way(found: Section, which: str, metric: str) -> Table:
     rates = [
         rate for rate in items(found, "dropout") if any(_number_is(c, "dropout", rate) for c in items(found, "cells"))
     ]
@@ -105,7 +102,7 @@ def _two_way(found: Section, which: str, metric: str) -> Table:
         return MISSING
 
     return Table(
-        f"{words(metric)}, pruned minus original",
+        f"{title}: {words(metric)}, pruned minus original",
         (target, *(f"dropout {rate:g}" for rate in rates if isinstance(rate, int | float))),
         tuple((f"{ratio}", *(cell(ratio, rate) for rate in rates)) for ratio in items(found, "ratios")),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning_client.reading import Section, interval, items, metric_text, number, section, text
+from pruning_client.reading import Section, interval, interval_text, items, metric_text, number, section, text
 from pruning_client.verification.conclusion import conclude, read
 from pruning_client.verification.effects import Effect, Effects, Values, find_effects
 from pruning_client.verification.grid import Cell, Ran, has_dropout
@@ -181,9 +181,13 @@ def _notes(ran: Sequence[Ran], values: Values, effects: Effects, metric: str) ->
                 f"In {len(idle)} of {len(ended)} jobs the model that was best on the select split had no gradient step"
                 " behind it, so that dropout could play no part there."
             )
-    if effects.interaction is not None:
-        ends = metric_text(metric, effects.interaction.delta, signed=True)
-        notes.append(f"Where most was pruned, lowering dropout changed the area by {ends} more than where least was.")
+    both = effects.interaction
+    if both is not None and not both.low <= 0 <= both.high:
+        change = f"{metric_text(metric, both.delta, signed=True)} {interval_text(metric, (both.low, both.high))}"
+        notes.append(
+            "What dropout does depends on the ratio, so that its mean effect is not the whole story: under occlusion, lowering"
+            f" it changed {metric} by {change} more where most was pruned than where least was."
+        )
     notes.append(
         "Each cell is one run of one seed. The intervals are about the samples; what another seed would have given is not"
         " in them."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pruning_server.adapters.containment import NO_WALLS, Containment
 from pruning_server.adapters.exits import ExitCause, Overdue, WorkerEnd, failure_of
 from pruning_server.adapters.process import Child, child_environment, python_command, visible_cuda_device
 from pruning_server.adapters.run_folder import FINAL_MODEL, RunFolder, remove_stale, sha256_of
@@ -25,7 +26,6 @@ from pruning_server.jobs.events import CheckPassed, RunSucceeded, WorkerMessage
 from pruning_server.jobs.model import Failure, Job, Result
 from pruning_server.jobs.ports import ArtifactStore, CancelToken, Clock, Gate, RunOutcome
 from pruning_server.jobs.workspace import PRUNED_FILE, REPORT_FILE
-from pruning_server.sandbox.policy import Policy
 from pruning_server.spec.artifacts import ArtifactKind
 from pruning_server.spec.phases import Phase
 
@@ -68,7 +68,7 @@ class _Parts:
     limits: ExecutorLimits
     service_version: str
     worker_command: tuple[str, ...]
-    is_sandboxed: bool
+    containment: Containment
 
 
 class LocalExecutor:
@@ -84,9 +84,9 @@ class LocalExecutor:
         limits: ExecutorLimits,
         service_version: str,
         worker_command: tuple[str, ...] = WORKER_COMMAND,
-        is_sandboxed: bool = False,
+        containment: Containment = NO_WALLS,
     ) -> None:
-        self._parts = _Parts(root, gate, artifacts, clock, limits, service_version, worker_command, is_sandboxed)
+        self._parts = _Parts(root, gate, artifacts, clock, limits, service_version, worker_command, containment)
         remove_stale(root)
 
     def run(
@@ -173,13 +173,20 @@ class _LocalRun:
         folder, threads = self._folder.path, self._parts.limits.threads
         arguments = ["--workspace", str(folder), "--memory-bytes", str(self._memory_bytes)]
         allowance = Allowance(memory_bytes=self._memory_bytes, folder=folder, disk_bytes=disk_allowance(folder))
-        with Child(
-            [*self._parts.worker_command, command, *arguments],
-            folder=folder,
-            environment=child_environment(home=folder, threads=threads, cuda_devices=_cuda_devices(self._device)),
-            events_flag="--events-fd",
-            policy=self._policy(allowance),
-        ) as child:
+        containment = self._parts.containment
+        environment = child_environment(home=folder, threads=threads, cuda_devices=_cuda_devices(self._device))
+        with (
+            containment.group(allowance) as group,
+            Child(
+                [*self._parts.worker_command, command, *arguments],
+                folder=folder,
+                environment=environment,
+                events_flag="--events-fd",
+                policy=containment.policy(allowance, is_cuda=self._device.startswith("cuda")),
+            ) as child,
+        ):
+            if group is not None:
+                group.add(child.pid)
             supervisor = Supervisor(
                 child,
                 limits=replace(self._limits, allowance=allowance),
@@ -189,12 +196,6 @@ class _LocalRun:
                 phase=phase,
             )
             return supervisor.watch()
-
-    def _policy(self, allowance: Allowance) -> Policy | None:
-        if not self._parts.is_sandboxed:
-            return None
-        is_cuda = self._device.startswith("cuda")
-        return Policy(write=(str(self._folder.path),), is_cuda=is_cuda, file_bytes=allowance.disk_bytes)
 
     def _ended_by(self, end: WorkerEnd) -> _EndedError:
         if end.cause not in {ExitCause.OK, ExitCause.CANCELLED}:

@@ -58,7 +58,7 @@ class Excess:
     def __str__(self) -> str:
         if self.resource is Resource.THREADS:
             return f"{self.used} threads (limit: {self.limit})"
-        return f"{self.used / 2**30:.2f} GiB of {self.resource.value} (limit: {self.limit / 2**30:.2f} GiB)"
+        return f"{self.used / 2**20:,.0f} MiB of {self.resource.value} (limit: {self.limit / 2**20:,.0f} MiB)"
 
 
 class Watchdog:

@@ -101,7 +101,7 @@ def judge_accuracy(
     )
 
 
-def judge_generalization(
+def judge_generalization(  # noqa: PLR0913 - what a verdict rests on, each by its name
     report: PairedValues,
     accuracy: AccuracySection,
     *,

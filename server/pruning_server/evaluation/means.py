@@ -6,6 +6,7 @@ Differences are pruned - original; a negative one is a loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -265,21 +266,30 @@ def _studentized(deviations: np.ndarray, sizes: np.ndarray, rng: np.random.Gener
     count = len(deviations)
     columns = np.stack([deviations, sizes, deviations**2, deviations * sizes, sizes**2], axis=1)
     least = _NO_SPREAD * float(columns[:, 2].max())
+    found = [_ratios(counts @ columns, count, least) for counts in _resampled_counts(count, resamples, rng)]
+    return np.sort(np.concatenate(found))
+
+
+def _resampled_counts(count: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Blocks [rows, count] of how often each unit is in a resample, so that memory stays small."""
     rows = max(1, min(_BLOCK_DRAWS // count, resamples))
-    weights = np.empty((rows, count))
-    found = np.empty(resamples)
+    counts = np.empty((rows, count))
     for start in range(0, resamples, rows):
         part = min(rows, resamples - start)
         for row, drawn in enumerate(rng.integers(count, size=(part, count))):
-            weights[row] = np.bincount(drawn, minlength=count)
-        total, size, square, mixed, squares = (weights[:part] @ columns).T
-        shift = total / size
-        spread = square - 2.0 * shift * mixed + np.square(shift) * squares
-        errors = np.sqrt(count / (count - 1) * np.maximum(spread, 0.0)) / size
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = shift / np.where(spread > least, errors, 0.0)
-        found[start : start + part] = np.nan_to_num(ratios, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return np.sort(found)
+            counts[row] = np.bincount(drawn, minlength=count)
+        yield counts[:part]
+
+
+def _ratios(totals: np.ndarray, count: int, least: float) -> np.ndarray:
+    """[rows] studentized means of resamples from their sums; infinite where a resample does not vary."""
+    total, size, square, mixed, squares = totals.T
+    shift = total / size
+    spread = square - 2.0 * shift * mixed + np.square(shift) * squares
+    errors = np.sqrt(count / (count - 1) * np.maximum(spread, 0.0)) / size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = shift / np.where(spread > least, errors, 0.0)
+    return np.nan_to_num(ratios, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 def _upper_end(studentized: np.ndarray, tail: float) -> float:

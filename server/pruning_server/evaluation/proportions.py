@@ -50,7 +50,7 @@ class PairedProportions:
     @property
     def continuity(self) -> float:
         """Pairs by which the distance from a supposed difference is lessened."""
-        return FEW_PAIRS_CONTINUITY if self.right_to_wrong + self.wrong_to_right < FEW_PAIRS else 0.0
+        return FEW_PAIRS_CONTINUITY if 0 < self.right_to_wrong + self.wrong_to_right < FEW_PAIRS else 0.0
 
     @property
     def method(self) -> str:

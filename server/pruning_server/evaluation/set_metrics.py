@@ -31,10 +31,11 @@ def _counts(labels: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.nda
     if labels.shape[1] == 1:
         rows = np.flatnonzero(counted[:, 0])
         return rows, labels[rows, 0].astype(np.int64), np.ones(len(rows))
-    found = [np.unique(labels[row][counted[row]], return_counts=True) for row in range(len(labels))]
-    rows = np.repeat(np.arange(len(found)), [len(values) for values, _ in found])
-    places = np.concatenate([values for values, _ in found]).astype(np.int64)
-    return rows, places, np.concatenate([counts for _, counts in found]).astype(np.float64)
+    found = [np.bincount(labels[row][counted[row]].astype(np.int64)) for row in range(len(labels))]
+    occurring = [np.flatnonzero(counts) for counts in found]
+    rows = np.repeat(np.arange(len(found)), [len(places) for places in occurring])
+    amounts = [counts[places] for counts, places in zip(found, occurring, strict=True)]
+    return rows, np.concatenate(occurring), np.concatenate(amounts).astype(np.float64)
 
 
 def tally_labels(chosen: np.ndarray, truth: np.ndarray) -> Tally:

@@ -11,6 +11,7 @@ import torch
 from pruning_server.graph import ir
 from pruning_server.graph.domain import Domain
 from pruning_server.graph.execution import Executor
+from pruning_server.graph.geometry import Geometry, by_channel, channels_of, geometry_of, unfolded
 from pruning_server.graph.program import Step, compile_graph
 from pruning_server.graph.readers import read_elsewhere
 from pruning_server.graph.slots import Slot, find_places
@@ -41,21 +42,6 @@ _LINEAR = {op: frozenset({1, 2}) for op in _CONVOLUTIONS} | {
     op: frozenset(place for place in (kernel, bias) if place is not None)
     for op, (_, kernel, bias, _) in _PRODUCTS.items()
 }
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution's kernel slides; one number per spatial axis.
-
-    Attributes:
-        padding: zeros (before, after) each spatial axis.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -91,11 +77,11 @@ class LinearCall:
 
     def columns(self) -> torch.Tensor:
         """The input by channel: [in, positions]; for grouped convolutions all groups' channels."""
-        return _by_channel(self.inputs, self.geometry)
+        return by_channel(self.inputs, self.geometry)
 
     def rows(self) -> torch.Tensor:
         """The output by channel: [out, positions]."""
-        return _by_channel(self.output, self.geometry)
+        return by_channel(self.output, self.geometry)
 
     @property
     def has_design(self) -> bool:
@@ -104,7 +90,7 @@ class LinearCall:
 
     def positions(self) -> int:
         """Rows of the design matrix: samples times the output's places."""
-        return self.output.numel() // max(1, _channels(self.output, self.geometry))
+        return self.output.numel() // max(1, channels_of(self.output, self.geometry))
 
     def design(self, positions: torch.Tensor | None = None) -> torch.Tensor:
         """The design matrix [groups, positions, features]: times the flattened kernel it gives the output without bias.
@@ -123,7 +109,7 @@ class LinearCall:
             return flat if positions is None else flat[:, positions.to(flat.device)]
         if not self.has_design:
             raise ValueError("a transposed convolution has no design matrix")
-        return _unfolded(self.inputs, self.kernel, self.geometry, positions)
+        return unfolded(self.inputs, self.kernel, self.geometry, positions)
 
 
 def capture(
@@ -229,10 +215,10 @@ class Watching(Domain):
         slot = self._stored(kernel)
         if slot is None or not self._wanted(slot) or not _same_layout(slot.tensor, kernel):
             return
-        geometry = _geometry(step.op, given, kernel)
+        geometry = geometry_of(step.op, given, kernel)
         call = LinearCall(
             weight=slot.name,
-            bias=self._bias(given.get("bias"), _channels(output, geometry)),
+            bias=self._bias(given.get("bias"), channels_of(output, geometry)),
             op=step.op,
             inputs=value,
             output=output,
@@ -277,62 +263,3 @@ def _same_layout(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     # The stride of an axis of length 1 says nothing.
     return all(size == 1 or a == b for size, a, b in zip(one.shape, one.stride(), other.stride(), strict=True))
-
-
-def _geometry(op: str, given: Mapping[str, Any], kernel: torch.Tensor) -> Geometry:
-    space = kernel.dim() - 2
-    dilation = _per_axis(given.get("dilation", 1), space)
-    padding = given.get("padding", 0)
-    if isinstance(padding, str):
-        totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
-        pairs = tuple((total // 2, total - total // 2) for total in totals)
-    else:
-        pairs = tuple((one, one) for one in _per_axis(padding, space))
-    return Geometry(
-        stride=_per_axis(given.get("stride", 1), space),
-        padding=pairs,
-        dilation=dilation,
-        groups=int(given.get("groups", 1)),
-        transposed=bool(given.get("transposed", False)) or "transpose" in op,
-    )
-
-
-def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    numbers = [int(one) for one in value] if isinstance(value, list | tuple) else [int(value)]
-    return tuple(numbers if len(numbers) == axes else numbers * axes)
-
-
-def _channel_axis(tensor: torch.Tensor, geometry: Geometry | None) -> int:
-    return tensor.dim() - 1 - (len(geometry.stride) if geometry else 0)
-
-
-def _channels(tensor: torch.Tensor, geometry: Geometry | None) -> int:
-    return tensor.shape[_channel_axis(tensor, geometry)]
-
-
-def _by_channel(tensor: torch.Tensor, geometry: Geometry | None) -> torch.Tensor:
-    return tensor.movedim(_channel_axis(tensor, geometry), 0).flatten(1)
-
-
-def _unfolded(
-    value: torch.Tensor, kernel: torch.Tensor, geometry: Geometry, positions: torch.Tensor | None
-) -> torch.Tensor:
-    space = len(geometry.stride)
-    batched = value if value.dim() == space + 2 else value.unsqueeze(0)
-    pads = [one for pair in reversed(geometry.padding) for one in pair]
-    windows = torch.nn.functional.pad(batched, pads)
-    for axis, (size, stride, dilation) in enumerate(
-        zip(kernel.shape[2:], geometry.stride, geometry.dilation, strict=True)
-    ):
-        windows = windows.unfold(2 + axis, dilation * (size - 1) + 1, stride)
-        windows = windows[..., ::dilation]
-    # [N, in, *out space, *kernel] -> [N, *out space, in, *kernel]
-    windows = windows.movedim(1, 1 + space)
-    place = windows.shape[: 1 + space]
-    if positions is None:
-        flat = windows.reshape(-1, *windows.shape[1 + space :])
-    else:
-        flat = windows[torch.unravel_index(positions.to(value.device), place)]
-    channels = flat.shape[1]
-    grouped = flat.reshape(len(flat), geometry.groups, channels // geometry.groups, *flat.shape[2:])
-    return grouped.flatten(2).movedim(1, 0)

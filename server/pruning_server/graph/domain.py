@@ -12,6 +12,7 @@ from pruning_server.graph import ir
 from pruning_server.graph.program import Program, Step
 from pruning_server.graph.slots import Path
 
+
 class _Unset:
     """What a function that has not returned yet would return; nothing looks at it."""
 

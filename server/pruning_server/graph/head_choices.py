@@ -98,16 +98,20 @@ class HeadChoices:
             choice.met.append(box)
 
     def missed(self) -> frozenset[int]:
-        """Keys of choices for dimensions of which some turned out not to be removable, though heads might have been."""
-        return frozenset(
-            choice.key
-            for choice in self._choices.values()
-            if choice.by_dims and choice.was_open and any(self._is_held(ids) for ids in self._boxes(choice))
-        )
+        """Keys of choices for dimensions that were no good, though heads might have been.
+
+        Either some dimensions turned out not to be removable, or they can only go together with those of other
+        products, which have more heads in all.
+        """
+        chosen = [one for one in self._choices.values() if one.by_dims and one.was_open]
+        held = [one for one in chosen if any(self._is_held(ids) for ids in self._boxes(one))]
+        shared = [one for one in chosen if self._is_coarse(one, chosen)]
+        return frozenset(one.key for one in (*held, *shared))
 
     def by_dims(self) -> int:
-        """How many contractions lose dimensions inside heads."""
-        return len({one.key for one in self._choices.values() if one.by_dims and not self._is_held(one.sides[0][0])})
+        """How many split indices of queries lose dimensions inside heads, whatever code contracts them."""
+        chosen = [one for one in self._choices.values() if one.by_dims and not self._is_held(one.sides[0][0])]
+        return len({_elements(one) for one in chosen})
 
     # --- Inside -------------------------------------------------------------------------------------------------------
 
@@ -141,6 +145,16 @@ class HeadChoices:
             root == FIXED or (self._channels.is_frozen(root) and not self._channels.is_last(root))
             for root in np.unique(ids).tolist()
         )
+
+    def _is_coarse(self, choice: Choice, others: Sequence[Choice]) -> bool:
+        """Whether whole heads of all products that share dimensions with this one would leave more to choose from."""
+        classes = self._classes(choice)
+        sharing = [one for one in others if not classes.isdisjoint(self._classes(one))]
+        heads = {_elements(one): len(np.unique(one.heads[0])) for one in sharing}
+        return len(heads) > 1 and sum(heads.values()) >= len(classes)
+
+    def _classes(self, choice: Choice) -> frozenset[int]:
+        return frozenset(np.unique(self._channels.roots(choice.sides[0][0])).tolist())
 
     def _settle(self, choice: Choice) -> None:
         if choice.by_dims is None:
@@ -178,3 +192,8 @@ class HeadChoices:
             columns.append(np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0])
             self._channels.mark_contracted(ids, choice.cause)
         self._channels.unite(columns[0], columns[1], choice.cause)
+
+
+def _elements(choice: Choice) -> bytes:
+    """The same for one split index in several pieces of code."""
+    return np.unique(choice.sides[0][0]).tobytes()

@@ -173,7 +173,7 @@ def _fused_attention(node: NodeShapes, seen: _Inputs, _: Mapping[int, Shape]) ->
     matrices = [shape for shape in weights if len(shape) == 2]
     if not matrices:
         raise ValueError(node.op)
-    batch, length, _ = _tensor(seen, 0)
+    batch, length = _tensor(seen, 0)[:2]
     values = matrices[1][1]
     queries = (matrices[0][0] - values) // 2
     return batch * length * (sum(prod(shape) for shape in matrices) + length * (queries + values))

@@ -58,7 +58,7 @@ class Structure:
         frozen: what cannot, and why.
         methods: methods that were run to find this out.
         failed_rules: forms of ops that a rule did not foresee; what they touch is frozen.
-        attention_by_dims: how many products of queries and keys lose dimensions inside heads, not whole heads.
+        attention_by_dims: how many attentions lose dimensions inside heads, not whole heads.
     """
 
     groups: tuple[ChannelGroup, ...]

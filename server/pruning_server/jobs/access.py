@@ -6,7 +6,7 @@ import enum
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pruning_server.errors import CapacityError, Reason
@@ -76,7 +76,7 @@ class TlsFiles:
     """Contents of PEM files; `client_ca`: clients must show a certificate that it signed."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
 

@@ -64,7 +64,7 @@ def find_augmentation(
 ) -> Augmentation | None:
     """The variants that mean the same to the original as the images themselves; None where there are none."""
     count = exact_batch or min(ASKED_SAMPLES, data.samples)
-    if count > data.samples or objective.form is TargetForm.VALUES:
+    if count > data.samples or objective.form in {TargetForm.VALUES, TargetForm.ELEMENTS}:
         # Of targets such as masks and boxes nobody knows how they would have to move along.
         return None
     batch = data.batch(np.random.default_rng(seed).permutation(data.samples)[:count].tolist())

@@ -21,22 +21,28 @@ from pruning_server.recovery.objective import (
     TargetFacts,
     TargetForm,
     TokenFacts,
+    elements,
 )
 from pruning_server.spec.request import Loss, Task
 
 
 def segmentation(case: Case) -> Objective:
     """A class for each pixel, or yes or no where there is one output for each."""
-    if case.is_same_shape and case.targets.binary_or_ignored and case.loss is not Loss.CROSS_ENTROPY:
-        return _binary_elements(case, Task.SEGMENTATION)
-    return _elements(case, Task.SEGMENTATION)
+    return _binary_or_classes(case, Task.SEGMENTATION, axes=2)
 
 
 def sequence_labelling(case: Case) -> Objective:
     """A class for each token, or yes or no where there is one output for each."""
-    if case.is_same_shape and case.targets.binary_or_ignored and case.loss is not Loss.CROSS_ENTROPY:
-        return _binary_elements(case, Task.SEQUENCE_LABELLING)
-    return _elements(case, Task.SEQUENCE_LABELLING)
+    return _binary_or_classes(case, Task.SEQUENCE_LABELLING, axes=1)
+
+
+def _binary_or_classes(case: Case, task: Task, axes: int) -> Objective:
+    """By the targets; `axes` that a sample's elements have: with one more, targets may be one-hot, which nobody said."""
+    if not case.is_same_shape or not case.targets.binary_or_ignored or case.loss is Loss.CROSS_ENTROPY:
+        return _elements(case, task)
+    if case.loss is None and case.targets.one_hot_axes and len(elements(case.output.shape)) > axes:
+        raise JobFailureError(Reason.DATASET_TARGETS, _element_mismatch(case, task))
+    return _binary_elements(case, task)
 
 
 def language_modelling(case: Case) -> Objective:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from pruning_server.graph.capture import Geometry, LinearCall
+from pruning_server.graph.capture import LinearCall
+from pruning_server.graph.geometry import Geometry
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 

@@ -60,6 +60,7 @@ class TargetFacts:
         one_hot: [N, C] of 0 and 1, with a single 1 per row.
         distributions: [N, C], not negative, rows add up to 1.
         binary_or_ignored: only 0, 1, -100 and 255 occur.
+        one_hot_axes: of [N, ...] with 3 axes or more of 0 and 1, those of axis 1 and the last with a single 1 everywhere.
     """
 
     dtype: str
@@ -70,6 +71,7 @@ class TargetFacts:
     one_hot: bool
     distributions: bool = False
     binary_or_ignored: bool = False
+    one_hot_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,14 @@ def _static(message: spec_pb2.StaticStrategy, target: str | None, findings: Find
 
 def _dynamic(message: spec_pb2.DynamicStrategy, findings: Findings) -> DynamicStrategy:
     prefix = "spec.dynamic"
-    granularity = findings.member(common.GRANULARITIES, message.granularity, f"{prefix}.granularity")
+    asked = findings.member(common.GRANULARITIES, message.granularity, f"{prefix}.granularity")
+    granularity = asked or Granularity.CHANNEL
     return DynamicStrategy(
-        granularity=granularity or Granularity.CHANNEL,
+        granularity=granularity,
         nm_pattern=_pattern(message.nm_pattern) if message.HasField("nm_pattern") else None,
         criterion=message.criterion or None,
-        scope=findings.member(common.SCOPES, message.scope, f"{prefix}.scope") or Scope.GLOBAL,
+        scope=findings.member(common.SCOPES, message.scope, f"{prefix}.scope")
+        or (Scope.SENSITIVITY if granularity in STRUCTURAL else Scope.GLOBAL),
         schedule=message.schedule or None,
         continue_from_job_id=message.continue_from_job_id or None,
         inference_gate=message.inference_gate,

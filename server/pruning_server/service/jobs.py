@@ -22,6 +22,7 @@ from pruning_server.service import converters_jobs as converters
 from pruning_server.service.converters_inspection import inspection_from_wire, inspection_to_wire
 from pruning_server.service.converters_spec import spec_from_wire
 from pruning_server.service.principal import caller_of, principal_of
+from pruning_server.service.stalls import StallWatch
 from pruning_server.spec import ranges
 from pruning_server.spec.problems import Problem, invalid, missing, refuse
 from pruning_server.spec.request import PruningSpec
@@ -60,12 +61,14 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         facts: ServerFacts,
         metrics: Metrics,
         clock: Clock,
+        stalls: StallWatch,
     ) -> None:
         self._service = service
         self._inspections = inspections
         self._facts = facts
         self._metrics = metrics
         self._clock = clock
+        self._stalls = stalls
         self._watches = _Watches()
 
     def end_watches(self) -> None:
@@ -111,13 +114,14 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
     ) -> Iterator[pruning_job_service_pb2.WatchPruningJobResponse]:
         """Streams a snapshot and then what happens, until the job has ended or the server stops."""
         after, ended = request.after_sequence, False
-        with self._watches.opened(context) as stop:
+        with self._watches.opened(context) as stop, self._stalls.watch(context.cancel) as stall:
             sequence, heartbeat_seconds = after, self._facts.heartbeat_seconds
             owner = caller_of(context).job_scope
             for item in self._service.watch(owner, request.job_id, after, stop, heartbeat_seconds):
                 message = self._event(item, sequence)
                 sequence, ended = message.sequence, _is_last(item, after)
-                yield pruning_job_service_pb2.WatchPruningJobResponse(event=message)
+                with stall.waiting():  # whoever reads nothing for long gives the place back, and can go on later
+                    yield pruning_job_service_pb2.WatchPruningJobResponse(event=message)
         if not ended and self._watches.ended:
             raise UnavailableError(Reason.DRAINING, "the server is stopping; the job goes on. Watch it again later")
 

@@ -93,7 +93,7 @@ class CallLimits:
         transfers: uploads and downloads together.
         submissions: CreatePruningJob, which may wait for the gate.
         inspections: InspectModel, most of which wait for their turn.
-        stall_seconds: how long a transfer may wait for its other side.
+        stall_seconds: how long a transfer or a watch may wait for its other side to send or to read.
     """
 
     watches: int = 256
@@ -160,7 +160,9 @@ class GrpcServer:
             options=OPTIONS,
         )
         self._stalls = StallWatch(limits.stall_seconds, monotonic)
-        self._jobs = PruningJobServicer(parts.jobs, parts.inspections, parts.facts, parts.metrics, parts.clock)
+        self._jobs = PruningJobServicer(
+            parts.jobs, parts.inspections, parts.facts, parts.metrics, parts.clock, self._stalls
+        )
         self._artifacts = ArtifactServicer(parts.artifacts, parts.metrics, self._stalls)
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(self._artifacts, self._server)
         pruning_job_service_pb2_grpc.add_PruningJobServiceServicer_to_server(self._jobs, self._server)
@@ -179,14 +181,18 @@ class GrpcServer:
         self._health.stopping()
 
     def stop(self, grace_seconds: float) -> bool:
-        """Ends watches and transfers, gives other calls `grace_seconds`, cancels them, and waits as long for their threads.
+        """Ends watches, gives other calls `grace_seconds`, cancels them, and waits as long for their threads.
+
+        Transfers that half of the grace is not enough for are told that the server stops, so that they go on later.
 
         Returns:
             whether all of them have ended: only then does nothing of the server use its stores any more.
         """
         self._jobs.end_watches()
-        self._artifacts.end_transfers()
-        self._server.stop(grace_seconds).wait()
+        stopped = self._server.stop(grace_seconds)
+        if not stopped.wait(grace_seconds / 2):
+            self._artifacts.end_transfers()
+        stopped.wait()
         self._stalls.stop()
         return _ended(self._pool.shutdown, grace_seconds)
 

@@ -1,4 +1,4 @@
-"""Ends transfers whose other side has gone quiet: each holds a thread, and an upload also its artifact."""
+"""Ends transfers and watches whose other side has gone quiet: each holds a thread, and an upload also its artifact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stall:
-    """One transfer. Only time spent waiting for the other side counts; the server may take as long as it needs."""
+    """One transfer or watch. Only time spent waiting for the other side counts; the server may take as long as it needs."""
 
     def __init__(self, monotonic: Callable[[], float], cancel: Callable[[], object]) -> None:
         self._monotonic = monotonic
@@ -31,7 +31,7 @@ class Stall:
 
 
 class StallWatch:
-    """Cancels every transfer that has waited for `limit_seconds`; one thread for all of them.
+    """Cancels every transfer and watch that has waited for `limit_seconds`; one thread for all of them.
 
     Args:
         limit_seconds: how long the other side may be quiet.

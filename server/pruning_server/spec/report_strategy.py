@@ -27,8 +27,8 @@ class DynamicStep(Value, frozen=True, kw_only=True):
 
     Attributes:
         step: gradient steps taken until then.
-        action: `prune`, `exchange`, `reselect`, or `epoch` where one ended, of a schedule that time moves; `accept` or
-            `rollback` of the controller.
+        action: `prune`, `exchange`, `reselect`, or `epoch` where one ended, of a schedule that time moves; `accept`,
+            `rollback` or `at_once` of the controller.
         sparsity: fraction of the prunable units that is off after it; of a rollback, what was tried.
         achieved: what the target's kind comes to, in its unit.
         came_back: units that were off before.

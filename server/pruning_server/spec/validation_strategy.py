@@ -129,9 +129,7 @@ def _certifiable(spec: PruningSpec) -> Iterator[Problem]:
 def _scope(field: str, strategy: StaticStrategy | DynamicStrategy) -> Iterator[Problem]:
     if strategy.scope is not Scope.SENSITIVITY:
         return
-    if isinstance(strategy, DynamicStrategy):
-        yield invalid(field, "sensitivity is measured once, before anything is pruned: it is for static pruning")
-    elif strategy.granularity in SINGLE_WEIGHTS:
+    if strategy.granularity in SINGLE_WEIGHTS:
         yield invalid(field, "sensitivity is measured without whole channels: it is for granularity channel or head")
 
 

@@ -12,6 +12,7 @@ also where that is a failure. `inspect` leaves its answer in the folder (`jobs/i
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 import time
 import traceback
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pruning_server.worker.probe import probe  # noqa: PLC0415 - torch loads after the process is contained
 
         sys.stdout.write(to_json(probe()).decode() + "\n")
+        sys.stdout.flush()
+        # From inside the sandbox nobody can: without this, workers of an editable installation compile anew each time.
+        compileall.compile_dir(Path(__file__).parent.parent, quiet=2)
         return 0
     if arguments.command == "inspect":
         _inspect(arguments)

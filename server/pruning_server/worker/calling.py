@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,6 +198,31 @@ def _is_close(first: torch.Tensor, second: torch.Tensor) -> bool:
     one, other = first.double(), second.double()
     scale = float(other.abs().nan_to_num().max()) if other.numel() else 1.0
     return torch.allclose(one, other, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True)
+
+
+def warn_of_batches(exact_batch: int | None, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """What to say where the parts of a set cannot be cut into the only batches that the model takes.
+
+    Args:
+        exact_batch: the only batch size; None: any.
+        sizes: samples of each part.
+    """
+    if exact_batch is None or exact_batch == 1:
+        return ()
+    uneven = [f"{part} {size}" for part, size in sizes.items() if size % exact_batch]
+    told = []
+    if uneven:
+        told.append(
+            f"the model takes batches of exactly {exact_batch} samples, and these parts do not divide by that:"
+            f" {', '.join(uneven)}. What is left over of fit waits for the next epoch; of the others it is filled up with"
+            " copies of the last sample, whose outputs are not counted"
+        )
+    if sizes.get("fit", 0) < exact_batch:
+        told.append(
+            f"fit has {sizes.get('fit', 0)} samples, less than one batch of {exact_batch}, so that nothing is learnt from it:"
+            " send more samples, mark more of them as fit, or script the model instead of tracing it"
+        )
+    return tuple(told)
 
 
 def _rows(output: torch.Tensor) -> int:

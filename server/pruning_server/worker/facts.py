@@ -47,11 +47,13 @@ def target_facts(targets: np.ndarray | None) -> TargetFacts | None:
         return None
     wide = targets.ndim == 2 and targets.shape[1] >= 2
     integral, binary, ignoring, one_hot, distributions = True, True, True, wide, wide
+    axes = {axis for axis in (1, targets.ndim - 1) if targets.ndim >= 3 and targets.shape[axis] >= 2}
     for start in range(0, len(targets), BLOCK_ROWS):
         block = np.asarray(targets[start : start + BLOCK_ROWS])
         binary = binary and bool(((block == 0) | (block == 1)).all())
         ignoring = ignoring and (binary or bool(np.isin(block, (0, 1, IGNORED_LABEL, IGNORED_BYTE)).all()))
         one_hot = one_hot and binary and bool((block.sum(axis=1) == 1).all())
+        axes = {axis for axis in axes if binary and bool((block.sum(axis=axis) == 1).all())}
         distributions = distributions and bool((block >= 0).all()) and _rows_add_up(block)
         integral = integral and (targets.dtype.kind != "f" or bool((block == np.round(block)).all()))
         if not (ignoring or integral or distributions):
@@ -65,6 +67,7 @@ def target_facts(targets: np.ndarray | None) -> TargetFacts | None:
         one_hot=binary and one_hot,
         distributions=distributions,
         binary_or_ignored=ignoring,
+        one_hot_axes=tuple(sorted(axes)),
     )
 
 

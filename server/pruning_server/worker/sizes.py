@@ -19,8 +19,10 @@ from pruning_server.worker.running import CallRule, all_tensors
 Axis: TypeAlias = tuple[int, int]
 """An input by its position, and an axis of it."""
 
+# Twice as long, for nets that take whole windows only.
+DOUBLED = 0
 # The next first, in steps that nets with a few halvings of the size take; then smaller ones, then any.
-STEPS = (8, 16, 32, 64, -8, -16, -32, 4, 2, 1, -4, -2, -1)
+STEPS = (8, 16, 32, 64, DOUBLED, -8, -16, -32, 4, 2, 1, -4, -2, -1)
 # Tries per choice of axes, as a slow model has a minute to be observed in.
 MAX_TRIES = 30
 # A length that is tried must not cost many times what the samples' own does.
@@ -150,9 +152,9 @@ def _candidates(axes: Sequence[Axis], own: Mapping[Axis, int]) -> Iterator[Lengt
     """Of each step: by different amounts along each axis first, so that one is not taken for another, then by the same."""
     columns = _columns(axes)
     for step in STEPS:
-        for spread in (True, False) if len(columns) > 1 else (False,):
+        for spread in (True, False) if len(columns) > 1 and step != DOUBLED else (False,):
             lengths = tuple(
-                (*axis, own[axis] + step * (place + 1 if spread else 1))
+                (*axis, own[axis] + (step * (place + 1 if spread else 1) or own[axis]))
                 for place, column in enumerate(columns)
                 for axis in column
             )
@@ -166,4 +168,3 @@ def _is_fair(length: int, own: int) -> bool:
 
 def _told(lengths: Lengths) -> str:
     return ", ".join(f"{length} along axis {axis} of input {position}" for position, axis, length in lengths)
-

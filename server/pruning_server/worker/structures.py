@@ -72,8 +72,8 @@ class Channels:
         """What people should know of what goes."""
         count = self.structure.attention_by_dims
         text = (
-            f"{count} product{'s' if count > 1 else ''} of queries and keys can lose dimensions inside heads, the same in"
-            " every head, rather than whole heads; granularity head removes whole heads."
+            f"{count} attention layer{'s' if count > 1 else ''} can lose dimensions inside heads, the same in every head,"
+            " rather than whole heads; granularity head removes whole heads."
         )
         return (text,) if count else ()
 
@@ -120,9 +120,7 @@ def find_channels(
     torch.manual_seed(rule.seed)
     try:
         samples = {"forward": runs} | {name: sample_runs(one, rule) for name, one in methods.items()}
-        structure = analyse(
-            module, samples, batch_size=rule.exact_batch or BATCH_SIZES[0], head_dims=head_dims
-        )
+        structure = analyse(module, samples, batch_size=rule.exact_batch or BATCH_SIZES[0], head_dims=head_dims)
     except MODEL_ERRORS as error:
         if is_out_of_memory(error):
             raise

@@ -3,11 +3,12 @@
     PYTHONPATH=tests python tests/client/reports/make_reports.py [NAME ...]
 
 Run it again where the report has changed; without names, all of them (a quarter of an hour on two cores). `resnet20` needs
-the maintainers' data folder.
+the maintainers' data folder. `picture` takes the README's picture of its page, in Chromium.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 
+from helpers.browser import Browser, Shown
 from helpers.resnet import MEAN, STD, trained_resnet
 from helpers.running_server import RunningServer
 from helpers.shared_data import shared_file
@@ -33,6 +36,7 @@ from pruning_client import (
     Static,
     Submission,
 )
+from pruning_client.html.page import render_page
 from pruning_client.spec import Granularity, Layout, Preprocessing, Task
 
 REPORTS = Path(__file__).resolve().parent
@@ -187,9 +191,28 @@ MADE = (resnet20, digits, weights, fail, inconclusive, dynamic, gate, conditiona
 KINDS: dict[str, Callable[[Path], Submission]] = {kind.__name__: kind for kind in MADE}
 
 
+def _keep(name: str, report: str) -> None:
+    """Writes a report without the places of files on this machine, which archives remember."""
+    for place in (sys.prefix, str(REPORTS.parents[2])):
+        report = report.replace(f"{place}/", "")
+    (REPORTS / f"{name}.json").write_text(json.dumps(json.loads(report), separators=(",", ":")) + "\n")
+
+
+def take_picture(report: Path, picture: Path) -> None:
+    """Writes what is seen of a report's page without scrolling, in few colours, to be small."""
+    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder) / "profile") as browser:
+        page = Path(folder) / "page.html"
+        page.write_text(render_page(json.loads(report.read_text())), encoding="utf-8")
+        seen = browser.open(page, Shown(width=1200, height=1000)).screenshot(full=False)
+        Image.open(io.BytesIO(seen)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
 def main(names: list[str]) -> int:
     """Makes the named reports; returns how many jobs failed."""
     failed = 0
+    if names == ["picture"]:
+        take_picture(REPORTS / "resnet20.json", REPORTS.parents[2] / "docs" / "images" / "report.png")
+        return 0
     with (
         tempfile.TemporaryDirectory() as root,
         RunningServer(Path(root) / "data") as server,
@@ -203,8 +226,7 @@ def main(names: list[str]) -> int:
             failed += job.result is None
             if job.result is not None:
                 client.download_artifact(job.result.report_artifact_id, folder / "report.json")
-                report = json.loads((folder / "report.json").read_text())
-                (REPORTS / f"{name}.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
+                _keep(name, (folder / "report.json").read_text())
     return failed
 
 

@@ -1,4 +1,4 @@
-"""Torch's own transformer layers: fused kernels keep their heads, written-out ones lose whole heads."""
+"""Torch's own transformer layers, fused or written out: hidden axes and whole heads are free."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_the_feed_forward_axis_of_a_fused_layer_is_free(norm_first: bool, script
     archive = archived(build(5), [SEQUENCE], scripted=scripted)
     assert "aten::_transformer_encoder_layer_fwd" in fused(archive, SEQUENCE)
     coupling = coupled(archive, [SEQUENCE])
-    assert free(coupling) == {("linear1.weight", 0), ("linear1.bias", 0), ("linear2.weight", 1)}
+    hidden = {("linear1.weight", 0), ("linear1.bias", 0), ("linear2.weight", 1)}
+    heads = {("self_attn.in_proj_weight", 0), ("self_attn.in_proj_bias", 0), ("self_attn.out_proj.weight", 1)}
+    assert free(coupling) == hidden | heads
     assert_rebuilt(build, 5, [SEQUENCE], ("linear1.weight", 0), size=5, share=1, scripted=scripted)
 
 
@@ -69,12 +71,19 @@ class Attended(nn.Module):
 
 
 @torch.no_grad()
-def test_fused_attention_stays() -> None:
+def test_heads_and_widths_of_fused_attention_are_free() -> None:
     archive = archived(Attended(), [SEQUENCE], scripted=False)
     assert fused(archive, SEQUENCE) == {"aten::_native_multi_head_attention"}
     coupling = coupled(archive, [SEQUENCE])
-    assert free(coupling) == set()
-    assert any("heads" in one.reason and "attention.in_proj_weight" in one.layers for one in coupling.frozen)
+    number, group = cutting.group_of(coupling, "attention.in_proj_weight", 0)
+    assert (group.kind, group.size, len(group.members[0].coordinates[0])) == ("head", 2, 12)
+    assert {("first.weight", 0), ("attention.out_proj.weight", 0), ("last.weight", 1)} <= free(coupling)
+    masked, without = zoo.reload(archive), zoo.reload(archive)
+    cutting.zero_consumers(masked, coupling, {number: [1]})
+    for (name, axis), gone in cutting.coordinates(coupling, {number: [1]}).items():
+        cutting.stored(without)[name].index_fill_(axis, torch.tensor(gone), 0.7)
+    cutting.zero_consumers(without, coupling, {number: [1]})
+    torch.testing.assert_close(without(SEQUENCE), masked(SEQUENCE), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,20 +32,23 @@ class Attended(nn.Module):
         return self.last(self.attention(x, x, x, need_weights=self.need_weights)[0])
 
 
-class Masked(nn.Module):
-    """Attention with one kind of mask."""
-
-    def __init__(self, kind: str) -> None:
+class Padded(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.kind = kind
         self.register_buffer("later", torch.ones(4, 4, dtype=torch.bool).triu(1))
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        if self.kind == "padding":
-            return self.attention(x, x, x, key_padding_mask=padding)[0]
-        if self.kind == "later":
-            return self.attention(x, x, x, attn_mask=self.later)[0]
+        return self.attention(x, x, x, key_padding_mask=padding)[0]
+
+
+class Causal(Padded):
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:  # noqa: ARG002 - the others need it
+        return self.attention(x, x, x, attn_mask=self.later)[0]
+
+
+class Both(Padded):
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         return self.attention(x, x, x, key_padding_mask=padding, attn_mask=self.later)[0]
 
 
@@ -58,6 +61,28 @@ class Crossed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attention(x, x[:, :3, :5], x[:, :3, :6])[0]
+
+
+class Encoder(nn.Module):
+    """One layer."""
+
+    def __init__(self, activation: str = "relu", *, norm_first: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 5, batch_first=True, norm_first=norm_first, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Stack(nn.Module):
+    """An encoder and a decoder of one layer each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Transformer(8, 2, 1, 1, 6, batch_first=True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.net(x, y)
 
 
 class Fused(nn.Module):
@@ -80,20 +105,22 @@ class Fused(nn.Module):
 
 def archived(net: nn.Module, inputs: Sequence[Tensor], *, scripted: bool) -> torch.jit.ScriptModule:
     cutting.randomize(net, seed=3)
-    return zoo.scripted(net.eval()) if scripted else zoo.traced(net, *inputs)
+    with torch.no_grad():  # else torch does not take its fast path
+        return zoo.scripted(net.eval()) if scripted else zoo.traced(net, *inputs)
 
 
 def shrunk_somehow(
-    archive: torch.jit.ScriptModule, inputs: Sequence[Tensor], *, head_dims: bool, seed: int = 0
+    archive: torch.jit.ScriptModule, inputs: Sequence[Tensor], *, head_dims: bool, counted: bool = False
 ) -> tuple[Structure, Any, Any]:
-    """What can go, and the archive without half of it next to the masked original."""
+    """What can go, and the archive without half of it next to the masked original; `counted`: its cost is what was said."""
     runs = [inputs, [one[:2] for one in inputs]]
     structure = analyse(zoo.reload(archive), {"forward": runs}, batch_size=3, head_dims=head_dims)
     assert not structure.failed_rules
-    removal = shrinking.draw(structure, seed)
+    removal = shrinking.draw(structure, 0)
     smaller, cut = shrinking.shrunk(archive, structure, removal)
-    counted = analyse(zoo.reload(smaller), {"forward": runs}, batch_size=3, head_dims=head_dims).cost({})
-    assert counted == structure.cost(removal)
+    if counted:
+        again = analyse(zoo.reload(smaller), {"forward": runs}, batch_size=3, head_dims=head_dims)
+        assert again.cost({}) == structure.cost(removal)
     return structure, smaller, shrinking.mask(archive, cut)
 
 
@@ -114,9 +141,10 @@ def kinds(structure: Structure, place: tuple[str, int]) -> list[tuple[str, int]]
     ]
 
 
-@pytest.mark.parametrize("head_dims", [False, True])
-@pytest.mark.parametrize("need_weights", [False, True])
-@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("batch_first", "need_weights", "head_dims"),
+    [(False, True, False), (False, False, True), (True, True, True), (True, False, False), (True, True, False)],
+)
 def test_scripted_attention_shrinks_on_all_its_paths(batch_first: bool, need_weights: bool, head_dims: bool) -> None:
     archive = archived(Attended(batch_first=batch_first, need_weights=need_weights), [SEQUENCE], scripted=True)
     structure, smaller, masked = shrunk_somehow(archive, [SEQUENCE], head_dims=head_dims)
@@ -130,9 +158,9 @@ def test_scripted_attention_shrinks_on_all_its_paths(batch_first: bool, need_wei
 
 
 @pytest.mark.parametrize("head_dims", [False, True])
-@pytest.mark.parametrize("kind", ["padding", "later", "both"])
-def test_masks_of_fused_attention(kind: str, head_dims: bool) -> None:
-    archive = archived(Masked(kind), [SEQUENCE, PADDING], scripted=True)
+@pytest.mark.parametrize("net", [Padded, Causal, Both])
+def test_masks_of_fused_attention(net: type[nn.Module], head_dims: bool) -> None:
+    archive = archived(net(), [SEQUENCE, PADDING], scripted=True)
     structure, smaller, masked = shrunk_somehow(archive, [SEQUENCE, PADDING], head_dims=head_dims)
     assert kinds(structure, ("attention.in_proj_weight", 0))
     for grad in (False, True):
@@ -162,7 +190,7 @@ def test_a_fused_op_is_written_out(need_weights: bool, heads: int, head_dims: bo
 
     inputs = [SEQUENCE, SEQUENCE.flip(1)]
     archive = archived(First(heads, need_weights=need_weights, average=True), inputs, scripted=False)
-    structure, smaller, masked = shrunk_somehow(archive, inputs, head_dims=head_dims)
+    structure, smaller, masked = shrunk_somehow(archive, inputs, head_dims=head_dims, counted=True)
     found = kinds(structure, ("qkv.weight", 0))
     if head_dims and heads < 4:
         # Queries and keys lose their dimensions, values theirs; of the first pair one stays, so that something does.
@@ -170,7 +198,7 @@ def test_a_fused_op_is_written_out(need_weights: bool, heads: int, head_dims: bo
     else:
         assert found == ([("head", heads)] if heads > 1 else [])
     assert_same(smaller, masked, inputs)
-    assert ("_native_multi" in str(smaller.graph)) == (heads == 1 and not head_dims and not structure.groups)
+    assert ("_native_multi" in str(smaller.inlined_graph)) == (heads == 1 and not head_dims and not structure.groups)
 
 
 @pytest.mark.parametrize("average", [False, True])
@@ -187,46 +215,57 @@ def test_weights_that_are_used_keep_the_heads(average: bool) -> None:
     assert_same(smaller, masked, [SEQUENCE, SEQUENCE])
 
 
-@pytest.mark.parametrize("head_dims", [False, True])
-@pytest.mark.parametrize("scripted", [False, True], ids=["traced", "scripted"])
-@pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(
+    ("activation", "norm_first", "scripted", "head_dims"),
+    [
+        ("relu", False, False, False),
+        ("gelu", True, False, True),
+        ("gelu", False, False, True),
+        ("relu", True, True, True),
+        ("gelu", False, True, False),
+    ],
+)
 def test_an_encoder_layer_shrinks(activation: str, norm_first: bool, scripted: bool, head_dims: bool) -> None:
-    net = nn.TransformerEncoderLayer(8, 2, 5, batch_first=True, norm_first=norm_first, activation=activation)
-    archive = archived(net, [SEQUENCE], scripted=scripted)
-    structure, smaller, masked = shrunk_somehow(archive, [SEQUENCE], head_dims=head_dims)
-    assert kinds(structure, ("linear1.weight", 0)) == [("channel", 5)]
-    wanted = ("channel", 4) if head_dims else ("head", 2)
-    assert wanted in kinds(structure, ("self_attn.in_proj_weight", 0))
-    for grad in (False, scripted):
+    archive = archived(Encoder(activation, norm_first=norm_first), [SEQUENCE], scripted=scripted)
+    structure, smaller, masked = shrunk_somehow(archive, [SEQUENCE], head_dims=head_dims, counted=not scripted)
+    assert "_transformer_encoder_layer_fwd" in str(archive.inlined_graph)
+    assert "_transformer_encoder_layer_fwd" not in str(smaller.inlined_graph)
+    assert kinds(structure, ("layer.linear1.weight", 0)) == [("channel", 5)]
+    found = kinds(structure, ("layer.self_attn.in_proj_weight", 0))
+    if not head_dims:
+        assert found == [("head", 2)]
+    elif scripted:  # the code for training reads one number of dimensions
+        assert found == [("channel", 4)]
+    else:
+        assert found == [("channel", 3), ("channel", 4)]
+    for grad in (False, True) if scripted else (False,):
         assert_same(smaller, masked, [SEQUENCE], grad=grad)
         assert_same(smaller, masked, [SEQUENCE[:2]], grad=grad)
 
 
 def test_an_encoder_layer_that_loses_only_its_hidden_axis_stays_fused() -> None:
-    net = nn.TransformerEncoderLayer(8, 2, 5, batch_first=True)
-    archive = archived(net, [SEQUENCE], scripted=False)
+    archive = archived(Encoder(), [SEQUENCE], scripted=False)
     structure = analyse(zoo.reload(archive), {"forward": [[SEQUENCE]]})
     number = next(n for n, group in enumerate(structure.groups) if group.size == 5)
     smaller, cut = shrinking.shrunk(archive, structure, {number: [1, 3]})
-    assert "_transformer_encoder_layer_fwd" in str(smaller.graph)
+    assert "_transformer_encoder_layer_fwd" in str(smaller.inlined_graph)
     assert_same(smaller, shrinking.mask(archive, cut), [SEQUENCE])
 
 
-@pytest.mark.parametrize("head_dims", [False, True])
-def test_a_stack_of_layers_with_a_decoder(head_dims: bool) -> None:
-    net = nn.Transformer(8, 2, 1, 1, 6, batch_first=True)
+def test_a_stack_of_layers_with_a_decoder() -> None:
+    net = Stack()
     inputs = [SEQUENCE, SEQUENCE.flip(1)[:, :3]]
-    archive = archived(net, inputs, scripted=True)
-    structure, smaller, masked = shrunk_somehow(archive, inputs, head_dims=head_dims)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch scripts its own norms so
+        archive = archived(net, inputs, scripted=True)
+    structure, smaller, masked = shrunk_somehow(archive, inputs, head_dims=True)
     places = ["encoder.layers.0.self_attn", "decoder.layers.0.self_attn", "decoder.layers.0.multihead_attn"]
-    assert all(kinds(structure, (f"{place}.in_proj_weight", 0)) for place in places)
-    with contextlib.ExitStack():
-        assert_same(smaller, masked, inputs)
+    assert all(kinds(structure, (f"net.{place}.in_proj_weight", 0)) for place in places)
+    assert_same(smaller, masked, inputs)
 
 
-def test_a_written_out_layer_can_be_trained() -> None:
-    """The fused kernel has no gradient; what takes its place has."""
-    archive = archived(Fused(2, need_weights=False, average=True), [SEQUENCE, SEQUENCE], scripted=False)
-    structure = analyse(zoo.reload(archive), {"forward": [[SEQUENCE, SEQUENCE]]}, head_dims=True)
-    assert structure.groups or structure.frozen
+def test_what_takes_the_place_of_a_fused_layer_has_gradients() -> None:
+    archive = archived(Encoder(), [SEQUENCE], scripted=False)
+    _, smaller, _ = shrunk_somehow(archive, [SEQUENCE], head_dims=True)
+    smaller(SEQUENCE).square().sum().backward()
+    assert all(one.grad is not None and bool(one.grad.abs().sum() > 0) for one in smaller.parameters())

@@ -27,7 +27,15 @@ class Attention(nn.Module):
     """`heads` heads of `width` queries and keys and `made` values; every part in the way that is asked for."""
 
     def __init__(
-        self, heads: int, width: int, made: int, *, packed: str = "", score: str = "matmul", turn: str = "", bias: str = ""
+        self,
+        heads: int,
+        width: int,
+        made: int,
+        *,
+        packed: str = "",
+        score: str = "matmul",
+        turn: str = "",
+        bias: str = "",
     ) -> None:
         super().__init__()
         self.heads, self.width, self.made = heads, width, made
@@ -40,6 +48,8 @@ class Attention(nn.Module):
         self.table = nn.Embedding(8, heads)
         self.norm = nn.LayerNorm(width)
         self.register_buffer("frequencies", torch.zeros(width // 2))
+        self.register_buffer("cos", torch.zeros(9, width))
+        self.register_buffer("sin", torch.zeros(9, width))
         self.register_buffer("slopes", torch.zeros(heads, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,11 +86,14 @@ class Attention(nn.Module):
             one, other = x[..., ::2], x[..., 1::2]
             parts = [one * angles.cos() - other * angles.sin(), one * angles.sin() + other * angles.cos()]
             return torch.stack(parts, -1).flatten(-2)
-        angles = torch.cat([angles, angles], -1)
-        if self.turn == "halves":
+        if self.turn == "computed":
+            angles = torch.cat([angles, angles], -1)
             return turned_halves(x, angles.cos(), angles.sin())
+        cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]
+        if self.turn == "halves":
+            return turned_halves(x, cos, sin)
         some = 2 * (self.width // 4)  # only the first dimensions are turned
-        return torch.cat([turned_halves(x[..., :some], angles.cos()[:, :some], angles.sin()[:, :some]), x[..., some:]], -1)
+        return torch.cat([turned_halves(x[..., :some], cos[:, :some], sin[:, :some]), x[..., some:]], -1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scale = 1 / math.sqrt(self.width)
@@ -190,20 +203,45 @@ def test_whole_heads_go_where_there_are_more_of_them_and_on_demand() -> None:
 def test_a_position_turns_pairs_of_dimensions_that_go_together(score: str) -> None:
     structure = shrunk_somehow(Attention(2, 8, 5, turn="halves", score=score))
     assert groups_at(structure, "q.weight") == [("channel", 4, 4)]
-    assert ("frequencies", 0) in shrinking.free(structure)
+    assert ("cos", 1) in shrinking.free(structure)
     assert groups_at(structure, "v.weight") == [("channel", 5, 2)]
 
 
 def test_only_some_dimensions_are_turned() -> None:
     structure = shrunk_somehow(Attention(2, 8, 5, turn="some"))
-    assert sorted(groups_at(structure, "q.weight")) == [("channel", 2, 4), ("channel", 4, 2)]
+    # One of the two pairs stays, so that something is turned.
+    assert sorted(groups_at(structure, "q.weight")) == [("channel", 1, 4), ("channel", 4, 2)]
 
 
-@pytest.mark.parametrize("turn", ["pairs", "norm"])
+@pytest.mark.parametrize("turn", ["pairs", "norm", "computed"])
 def test_where_dimensions_cannot_go_whole_heads_do(turn: str) -> None:
+    # Every second dimension is taken by step; a norm goes over all of them; cos(0) is not 0, which the proof would need.
     structure = shrunk_somehow(Attention(2, 8, 5, turn=turn))
-    assert groups_at(structure, "q.weight") == [("head", 2, 8)]
+    assert groups_at(structure, "q.weight") == [("channel" if turn == "norm" else "head", 2, 8)]
     assert structure.attention_by_dims == 0
+
+
+class Layers(nn.Module):
+    """Attention over and over, with the same positions everywhere."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Attention(2, 8, 5, turn="halves") for _ in range(count))
+        self.up = nn.ModuleList(nn.Linear(3, 7) for _ in range(count))
+        self.double()  # now, since it would part the tables
+        for layer in self.layers:
+            layer.cos, layer.sin = self.layers[0].cos, self.layers[0].sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, up in zip(self.layers, self.up, strict=True):
+            x = x + up(layer(x))
+        return x
+
+
+def test_dimensions_that_all_layers_share_are_not_preferred_to_more_heads() -> None:
+    few, many = shrunk_somehow(Layers(1)), shrunk_somehow(Layers(3))
+    assert groups_at(few, "layers.0.q.weight") == [("channel", 4, 4)]  # 4 pairs, or 2 heads
+    assert groups_at(many, "layers.0.q.weight") == [("head", 2, 8)]  # 4 pairs in all, or 2 heads in each
 
 
 @pytest.mark.parametrize("bias", ["table", "slopes"])
@@ -260,18 +298,12 @@ def test_the_scale_of_a_single_head_is_written_out() -> None:
     assert groups_at(shrunk_somehow(Single(), head_dims=False), "q.weight") == []
 
 
-class Scaled(nn.Module):
-    """The scale is an argument that may be missing, so that no constant can be written."""
-
-    def forward(self, q: Tensor, scale: float | None = None) -> Tensor:
-        return functional.scaled_dot_product_attention(q, q, q, scale=scale)
-
-
 class Unwritten(nn.Module):
+    """The scale is an argument that may be missing, so that no constant can take its place."""
+
     def __init__(self) -> None:
         super().__init__()
         self.q = nn.Linear(7, 6)
-        self.scale: float | None = None
 
     def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
         q = self.q(x)
@@ -288,7 +320,7 @@ NETS = st.fixed_dictionaries(
     {
         "packed": st.sampled_from(["", "chunk", "addmm", "split", "reshape"]),
         "score": st.sampled_from(["matmul", "fused", "causal", "einsum", "rows"]),
-        "turn": st.sampled_from(["", "halves", "some", "pairs", "norm"]),
+        "turn": st.sampled_from(["", "halves", "some", "computed", "pairs", "norm"]),
         "bias": st.sampled_from(["", "table", "slopes"]),
     }
 )

@@ -24,6 +24,7 @@ from pruning_server.pruning.allocation.sensitivity import (
 )
 from pruning_server.pruning.evidence import SampleScores
 from pruning_server.pruning.strategies import plan_structure
+from pruning_server.pruning.strategies.static_structure import order_structure
 from pruning_server.pruning.values import StructuralPlan
 from pruning_server.spec.request import ChannelConstraints, Granularity, Scope, StaticStrategy, Target, TargetKind
 
@@ -173,3 +174,25 @@ def test_without_data_it_is_an_error_of_ours() -> None:
     rules = StaticStrategy(granularity=Granularity.CHANNEL, scope=Scope.SENSITIVITY)
     with pytest.raises(JobFailureError, match="please report this"):
         plan_structure(toy.input(), rules, Target(kind=TargetKind.SPARSITY, value=0.5), 0)
+
+
+# --- Measured again, of a model of which something is off already -----------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    gone=st.lists(st.integers(0, 9), max_size=9, unique=True), harms=st.lists(st.floats(0, 1e3), min_size=2, max_size=2)
+)
+def test_what_is_off_goes_first_and_is_no_part_of_any_trial(gone: list[int], harms: list[float]) -> None:
+    toy = chain([3, 10, 12, 2])
+    off = {0: tuple(sorted(gone))} if gone else {}
+    asked: list[Any] = []
+    evidence = Trials(toy, harms)
+    evidence.probes = probes_of(toy, harms, asked)
+    rules = StaticStrategy(granularity=Granularity.CHANNEL, scope=Scope.SENSITIVITY)
+    target = Target(kind=TargetKind.SPARSITY, value=0.5)
+    ladder = order_structure(toy.input(), rules, target, 3, evidence, off=off)
+    assert set(ladder.channels[0][: len(gone)]) == set(gone)
+    assert all(set(off.get(0, ())) <= set(removal.get(0, ())) for removal in asked)
+    plan = plan_structure(toy.input(), rules, target, 3, ladder=ladder)
+    assert sum(len(channels) for channels in plan.removal.values()) == 11

@@ -10,8 +10,9 @@ import torch
 from helpers.structures import Toy, chain, scaled, shuffled
 from helpers.toy_evidence import ToyEvidence
 from pruning_server.errors import JobFailureError, Reason
-from pruning_server.graph.capture import Geometry, LinearCall
+from pruning_server.graph.capture import LinearCall
 from pruning_server.graph.coupling.groups import ChannelGroup, Member
+from pruning_server.graph.geometry import Geometry
 from pruning_server.pruning import criteria
 from pruning_server.pruning.criteria import signals
 from pruning_server.pruning.criteria.base import Basis, Needs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -151,12 +151,12 @@ def curve(anchor: str, metric: str, unit: str, points: tuple[Point, ...]) -> str
         lows, highs = ([point.original + end(point.interval or (0.0, 0.0)) for point in banded] for end in (min, max))
         axes.fill_between(levels, lows, highs, color=Ink.PRUNED, alpha=2 * _TINT, linewidth=0)
         every = [point.level for point in points]
-        axes.plot(every, [point.original for point in points], "o-", color=Ink.ORIGINAL, markersize=5, label="original",
-                  gid=f"{MARK}-original")  # fmt: skip
-        axes.plot(every, [point.pruned for point in points], "s--", color=Ink.PRUNED, markersize=5, label="pruned",
-                  gid=f"{MARK}-pruned")  # fmt: skip
+        both = {"original": [one.original for one in points], "pruned": [one.pruned for one in points]}
+        for name, values in both.items():
+            _plot(axes, every, values, name)
         axes.set_xlim(pad(every, 0.04))
-        axes.set_ylim(pad((*lows, *highs, *(value for point in points for value in (point.original, point.pruned)))))
+        values = [*both["original"], *both["pruned"]]
+        axes.set_ylim(_within(metric, pad((*lows, *highs, *values)), max(values)))
         axes.set_xlabel("\n".join(textwrap.wrap(_shown(unit, 88), 46)))
         axes.set_ylabel(_shown(metric))
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -174,15 +174,11 @@ def reliability(anchor: str, original: Line, pruned: Line) -> str:
 
     def paint(axes: Axes) -> None:
         axes.plot((0, 1), (0, 1), color=Ink.SOFT, linewidth=1.2, linestyle=(0, (2, 3)))
-        for line, style, colour, label in (
-            (original, "o-", Ink.ORIGINAL, "original"),
-            (pruned, "s--", Ink.PRUNED, "pruned"),
-        ):
-            xs, ys = [point[0] for point in line], [point[1] for point in line]
-            axes.plot(xs, ys, style, color=colour, markersize=5, label=label, gid=f"{MARK}-{label}")
+        for name, line in (("original", original), ("pruned", pruned)):
+            _plot(axes, [point[0] for point in line], [point[1] for point in line], name)
         low = max(0.0, min(0.9, min(value for point in (*original, *pruned) for value in point) - 0.03))
-        axes.set_xlim(low, 1.02)
-        axes.set_ylim(low, 1.02)
+        axes.set_xlim(low, 1.0)
+        axes.set_ylim(low, 1.0)
         axes.set_xlabel("confidence of the prediction")
         axes.set_ylabel("share that is right")
         for which in ("x", "y"):
@@ -213,7 +209,8 @@ def lines(anchor: str, across: str, up: str, named: tuple[tuple[str, Line], ...]
         axes.set_ylim(pad((*limits, *(point[1] for _, line in drawn for point in line))))
         if limit is not None:
             axes.axhline(limit, color=Ink.BAD, linewidth=1.4, linestyle=(0, (4, 3)))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        whole = all(point[0] == int(point[0]) for _, line in drawn for point in line)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.set_xlabel(across)
         axes.set_ylabel(_shown(up))
         _metric_axis(axes, "y", up)
@@ -269,6 +266,18 @@ def spans(anchor: str, quantity: str, rows: tuple[tuple[str, float, float], ...]
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
     return draw(anchor, 130, paint)
+
+
+def _plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], model: str) -> None:
+    """A model's curve; its look tells the models apart without colours, too."""
+    style, colour = ("o-", Ink.ORIGINAL) if model == "original" else ("s--", Ink.PRUNED)
+    axes.plot(xs, ys, style, color=colour, markersize=5, label=model, gid=f"{MARK}-{model}", clip_on=False)
+
+
+def _within(metric: str, limits: tuple[float, float], largest: float) -> tuple[float, float]:
+    """No axis beyond 100 %, where no value is."""
+    low, high = limits
+    return (low, min(high, 1.0)) if is_percentage(metric) and largest <= 1 else limits
 
 
 def _name_rows(axes: Axes, names: list[str]) -> None:

@@ -7,6 +7,8 @@ CREATE TABLE turns (
 -- Of a job among those of its owner; higher goes first, by so many places.
 ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX jobs_by_owner_and_state ON jobs (owner, state);
+-- All that choosing the next job looks at, so that it reads no specs.
+CREATE INDEX jobs_waiting ON jobs (device, owner, priority) WHERE state = 'QUEUED';
 
 -- By owner, since the time that a check takes must not tell whether somebody else has the same file. They are found anew.
 DROP TABLE summaries;

@@ -157,7 +157,7 @@ class Tracer(Domain):
         inputs = list(inputs)
         plain = [unlabel(value) for value in inputs]
         seen = [seen_of(value) for value in inputs]
-        results = call_operator(step, plain)
+        results = call_operator(step, _runnable(step.op, plain) if self.exploring else plain)
         labelled = [value for value in tensors_in(list(inputs)) if value.maps]
         settable = is_settable(inputs)
         if settable and labelled:
@@ -254,8 +254,9 @@ class Tracer(Domain):
         for one, other in zip(ones, others, strict=True):
             if one is not other:
                 self._mark_mixed(tensors_in([one, other]))
-            if isinstance(one, Labelled) and isinstance(other, Labelled) and one.shape == other.shape:
-                self._call(step).elementwise([one, other], one.shape)
+            shapes = _common_shapes(one, other)
+            if shapes is not None:
+                self._call(step).combine([(one.maps, shapes[0]), (other.maps, shapes[1])], shapes[0])
                 if one.stored and other.stored:
                     self._pair([one, other], [one, other])
             elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
@@ -332,6 +333,27 @@ class Tracer(Domain):
                             call.hold(value.maps, axis, "it is written into a tensor whose axis always stays")
                     values[number] = target
         return values
+
+
+def _common_shapes(one: Any, other: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The shapes of two tensors of one layout; lengths that differ, as of time, are none of channels' and become 1."""
+    if not isinstance(one, Labelled) or not isinstance(other, Labelled) or len(one.shape) != len(other.shape):
+        return None
+    different = [axis for axis, (left, right) in enumerate(zip(one.shape, other.shape, strict=True)) if left != right]
+    if any(value.map_at(axis) is not None for value in (one, other) for axis in different):
+        return None
+    first, second = ([1 if axis in different else size for axis, size in enumerate(v.shape)] for v in (one, other))
+    return tuple(first), tuple(second)
+
+
+def _runnable(op: str, plain: list[Any]) -> list[Any]:
+    """Arguments with which an op of a branch that is only explored runs: fused attention takes one shape for all three."""
+    if op != "aten::_native_multi_head_attention":
+        return plain
+    query, key, value = plain[:3]
+    alike = all(isinstance(one, torch.Tensor) and one.dim() == 3 for one in plain[:3])
+    fits = alike and query.shape[2] == key.shape[2] == value.shape[2]
+    return [query, query, query, *plain[3:]] if fits and not query.is_nested else plain
 
 
 def _wrapped(value: Any) -> Any:

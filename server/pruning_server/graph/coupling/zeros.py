@@ -30,10 +30,9 @@ _ALWAYS = """
     max_unpool2d max_unpool3d tensordot inner outer mean sum var std amax amin norm cumsum size
 """
 # These read nothing of a tensor that removing channels would change.
-_READS = {
-    *(f"prim::{name}" for name in "dtype device is_nested requires_grad is_cuda is_cpu layout is_sparse".split()),
-    *(f"aten::{name}" for name in "dim is_floating_point is_complex is_contiguous".split()),
-}
+_PROPERTIES = "prim::dtype prim::device prim::is_nested prim::requires_grad prim::is_cuda prim::is_cpu prim::layout"
+_QUESTIONS = "aten::dim aten::is_floating_point aten::is_complex aten::is_contiguous"
+_READS = frozenset(_PROPERTIES.split()) | frozenset(_QUESTIONS.split())
 _KEEPS = frozenset(f"aten::{name}" for name in _ALWAYS.split()) | {"prim::data", *_READS}
 _DIVISIONS = frozenset({"aten::div", "aten::divide", "aten::true_divide", "aten::floor_divide"})
 _SUMS = frozenset({"aten::add", "aten::sub", "aten::subtract"})

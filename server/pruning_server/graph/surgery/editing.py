@@ -25,31 +25,23 @@ def edit_code(methods: Mapping[str, Method], edits: Iterable[Edit], removed: Abs
         for number, step in enumerate(all_steps(method.program))
     }
     numbers: dict[tuple[Address, int], list[Resize]] = {}
-    divisions: list[Divide] = []
-    scales: list[Rescale] = []
-    fused: list[Unfuse] = []
+    others: list[Divide | Rescale | Unfuse] = []
     for edit in edits:
-        if isinstance(edit, Divide):
-            divisions += [edit] if any(length.kept(removed) != length.total for length in edit.lengths) else []
-        elif isinstance(edit, Rescale):
-            scales += [edit] if edit.length.kept(removed) != edit.length.total else []
-        elif isinstance(edit, Unfuse):
-            fused += [edit] if edit.is_touched(removed) else []
+        if not isinstance(edit, Resize):
+            others += [edit] if edit.is_needed(removed) else []
         elif edit.factors(removed) != (1, 1):
             numbers.setdefault((edit.address, edit.position), []).append(edit)
     for (address, position), wanted in numbers.items():
-        graph, node = nodes[address]
-        _Editor(graph, node, removed).change(position, wanted)
-    for block in fused:
-        graph, node = nodes[block.address]
-        unfuse(graph, node, *(one.kept(removed) for one in (block.heads, block.width, block.made)), block.scale)
-    for one in scales:
-        graph, node = nodes[one.address]
-        ir_edits.replace_input(node, one.position, ir_edits.insert_constant(graph, node, one.scale))
-    for division in divisions:
-        graph, node = nodes[division.address]
-        _Editor(graph, node, removed).divide(division)
-    return len({address for address, _ in numbers} | {one.address for one in (*divisions, *scales, *fused)})
+        _Editor(*nodes[address], removed).change(position, wanted)
+    for one in others:
+        editor = _Editor(*nodes[one.address], removed)
+        if isinstance(one, Divide):
+            editor.divide(one)
+        elif isinstance(one, Rescale):
+            editor.rescale(one)
+        else:
+            editor.unfuse(one)
+    return len({address for address, _ in numbers} | {one.address for one in others})
 
 
 class _Editor:
@@ -82,6 +74,16 @@ class _Editor:
             self._graph, self._node, "aten::split_with_sizes", [inputs[0], sizes, inputs[division.axis_position]]
         )
         ir_edits.replace_node(self._node, new)
+
+    def rescale(self, edit: Rescale) -> None:
+        """Writes a scale out that was left to the op."""
+        scale = ir_edits.insert_constant(self._graph, self._node, edit.scale)
+        ir_edits.replace_input(self._node, edit.position, scale)
+
+    def unfuse(self, edit: Unfuse) -> None:
+        """Replaces fused attention by stock ops."""
+        left = (one.kept(self._removed) for one in (edit.heads, edit.width, edit.made))
+        unfuse(self._graph, self._node, *left, scale=edit.scale)
 
     def _elements(self, old: ir.Value, length: int) -> list[ir.Value]:
         """The elements of a list argument; a list that others may change is read right before the node."""

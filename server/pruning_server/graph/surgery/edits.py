@@ -57,6 +57,10 @@ class Divide:
     axis_position: int
     lengths: tuple[Length, ...]
 
+    def is_needed(self, removed: AbstractSet[int]) -> bool:
+        """Whether any part becomes shorter."""
+        return any(length.kept(removed) != length.total for length in self.lengths)
+
 
 @dataclass(frozen=True)
 class Rescale:
@@ -71,6 +75,10 @@ class Rescale:
     address: Address
     position: int
     length: Length
+
+    def is_needed(self, removed: AbstractSet[int]) -> bool:
+        """Whether the axis becomes shorter."""
+        return self.length.kept(removed) != self.length.total
 
     @property
     def scale(self) -> float:
@@ -96,7 +104,7 @@ class Unfuse:
     made: Length
     others: tuple[Length, ...]
 
-    def is_touched(self, removed: AbstractSet[int]) -> bool:
+    def is_needed(self, removed: AbstractSet[int]) -> bool:
         """Whether the kernel could not run without these classes."""
         return any(one.kept(removed) != one.total for one in (self.heads, self.width, self.made, *self.others))
 

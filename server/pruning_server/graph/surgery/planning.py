@@ -178,6 +178,9 @@ class _Planner:
             cause = _cause(sight.visit.node, "fused attention that is run with different heads cannot be written out")
             for one in (*known, *lengths):
                 self._freeze(one, cause)
+        for line in (width, made):
+            if not isinstance(line, int):
+                self._note_axis(line, sight.visit.node)
 
     def agree(self, sight: Sight, one: Seen, other: Seen, axis: int) -> None:
         """See `Collector`."""
@@ -217,9 +220,14 @@ class _Planner:
     def _keep_something(self, visit: Visit) -> None:
         for seen in _seen_in(visit.results):
             for one in seen.maps:
-                roots = frozenset(np.unique(self._channels.roots(one.ids)).tolist()) if len(one.axes) == 1 else ()
-                if roots and FIXED not in roots and roots not in self._whole:
-                    self._whole[frozenset(roots)] = _cause(visit.node, "nothing of an axis would be left without it")
+                if len(one.axes) == 1:
+                    self._note_axis(one.ids, visit.node)
+
+    def _note_axis(self, ids: Ids, node: ir.Node) -> None:
+        """Something of these coordinates must stay."""
+        roots = frozenset(np.unique(self._channels.roots(ids)).tolist())
+        if roots and FIXED not in roots and roots not in self._whole:
+            self._whole[roots] = _cause(node, "nothing of an axis would be left without it")
 
     def keep_axes(self, stored: Iterable[frozenset[int]]) -> None:
         """Of every axis of every value one channel must stay; where no axis of a stored tensor sees to it, the first does.

@@ -48,9 +48,7 @@ def trace_module(module: torch.jit.ScriptModule, samples: Samples, *, head_dims:
     return traced
 
 
-def _trace(
-    module: torch.jit.ScriptModule, samples: Samples, methods: Mapping[str, Method], tracer: Tracer
-) -> Traced:
+def _trace(module: torch.jit.ScriptModule, samples: Samples, methods: Mapping[str, Method], tracer: Tracer) -> Traced:
     visited = 0
     for inputs in samples.get("forward", ()):
         tracer.trace("forward", inputs)

@@ -21,13 +21,22 @@ _LAYER = "aten::_transformer_encoder_layer_fwd"
 
 # What the functions below take of the fused op's arguments, by name.
 _SHARED = ("qkv_weight", "qkv_bias", "proj_weight", "proj_bias", "mask", "mask_type")
-_LAYER_ONLY = tuple(
-    "use_gelu norm_first eps norm_weight_1 norm_bias_1 norm_weight_2 norm_bias_2 ffn_weight_1 ffn_bias_1 ffn_weight_2"
-    " ffn_bias_2".split()
+_LAYER_ONLY = (
+    "use_gelu",
+    "norm_first",
+    "eps",
+    "norm_weight_1",
+    "norm_bias_1",
+    "norm_weight_2",
+    "norm_bias_2",
+    "ffn_weight_1",
+    "ffn_bias_1",
+    "ffn_weight_2",
+    "ffn_bias_2",
 )
 
 
-def attend(
+def attend(  # noqa: PLR0913, PLR0917 - what the op takes
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -70,7 +79,7 @@ def attend(
     return functional.linear(joined, proj_weight, proj_bias), shares
 
 
-def encode(
+def encode(  # noqa: PLR0913, PLR0917 - what the op takes
     src: Tensor,
     qkv_weight: Tensor,
     qkv_bias: Tensor,
@@ -109,11 +118,8 @@ def encode(
     if norm_first:
         x = functional.layer_norm(x, wide, norm_weight_2, norm_bias_2, eps)
     x = functional.linear(x, ffn_weight_1, ffn_bias_1)
-    if use_gelu:
-        # The fused kernel for CUDA approximates.
-        x = functional.gelu(x, approximate="tanh" if x.is_cuda else "none")
-    else:
-        x = functional.relu(x)
+    # The fused kernel for CUDA approximates.
+    x = functional.gelu(x, approximate="tanh" if x.is_cuda else "none") if use_gelu else functional.relu(x)
     x = functional.linear(x, ffn_weight_2, ffn_bias_2) + before
     if not norm_first:
         x = functional.layer_norm(x, wide, norm_weight_2, norm_bias_2, eps)
@@ -126,7 +132,7 @@ def _compiled(op: str) -> Any:
     return function.inlined_graph
 
 
-def unfuse(graph: ir.Graph, node: ir.Node, heads: int, width: int, made: int, scale: float) -> None:
+def unfuse(graph: ir.Graph, node: ir.Node, heads: int, width: int, made: int, *, scale: float) -> None:
     """Puts stock ops in the place of a fused one, for what is left of its heads.
 
     Args:

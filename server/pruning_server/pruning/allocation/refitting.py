@@ -108,17 +108,23 @@ class Refits:
         scored = {number: group.members for number, group in groups.items()}
         signals.watch(scored, basis, self._add, samples=SAMPLES)
 
-    def without(self, removal: Removal) -> dict[str, torch.Tensor]:
-        """New kernels, by name, for all layers that take in what goes."""
-        gone: dict[str, list[torch.Tensor]] = {}
-        for number, channels in removal.items():
-            for name, inputs in self._taken[number].items():
-                gone.setdefault(name, []).append(inputs[list(channels)].flatten())
+    def without(self, removal: Removal, off: Removal | None = None) -> dict[str, torch.Tensor]:
+        """New kernels, by name, for all layers that take in what goes, where `off` has gone before."""
+        touched = self._inputs(removal)
+        before = self._inputs(off or {})
+        gone = {name: torch.cat([*inputs, *before.get(name, ())]).unique() for name, inputs in touched.items()}
         return {
-            name: self._layers[name].without(torch.cat(inputs))
+            name: self._layers[name].without(inputs)
             for name, inputs in gone.items()
-            if len(torch.cat(inputs).unique()) < self._layers[name].kernel.shape[1]
+            if len(inputs) < self._layers[name].kernel.shape[1]
         }
+
+    def _inputs(self, removal: Removal) -> dict[str, list[torch.Tensor]]:
+        found: dict[str, list[torch.Tensor]] = {}
+        for number, channels in removal.items():
+            for name, inputs in self._taken.get(number, {}).items():
+                found.setdefault(name, []).append(inputs[list(channels)].flatten())
+        return found
 
     def _add(self, number: int, member: Member, inputs: torch.Tensor, call: LinearCall) -> None:
         # What a part of a grouped convolution loses, no other part can make up for.

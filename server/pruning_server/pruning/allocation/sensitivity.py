@@ -87,7 +87,10 @@ class Suffering:
 
 
 def measure_sensitivity(
-    groups: Mapping[int, ChannelGroup], scores: Mapping[int, torch.Tensor], probes: Probes
+    groups: Mapping[int, ChannelGroup],
+    scores: Mapping[int, torch.Tensor],
+    probes: Probes,
+    off: Removal | None = None,
 ) -> tuple[Suffering, ...]:
     """Tries every layer: groups that share all their axes are one.
 
@@ -95,8 +98,10 @@ def measure_sensitivity(
         groups: those that may lose channels, by number.
         scores: per channel of each; the lowest go first.
         probes: runs the trials: `len(FRACTIONS)` per layer, or fewer where it suffers beyond `EXPLODED`.
+        off: what has gone before, and is no part of any trial.
     """
-    layers = find_layers(groups, scores)
+    left = [_without(steps, off or {}) for steps in find_layers(groups, scores)]
+    layers = [steps for steps in left if steps]
     tried = [_counts(len(steps)) for steps in layers]
     first = [_clean(probes.harm(_removal(steps[: counts[0]]))) for steps, counts in zip(layers, tried, strict=True)]
     limit = EXPLODED * _usual(first)
@@ -169,6 +174,10 @@ def find_layers(groups: Mapping[int, ChannelGroup], scores: Mapping[int, torch.T
         order = ascending(torch.cat([scores[number].double() for number in numbers]))
         layers.append(tuple(steps[position] for position in order.tolist()))
     return layers
+
+
+def _without(steps: Sequence[Step], off: Removal) -> tuple[Step, ...]:
+    return tuple((number, channel) for number, channel in steps if channel not in off.get(number, ()))
 
 
 def _counts(size: int) -> tuple[int, ...]:

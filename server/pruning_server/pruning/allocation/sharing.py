@@ -47,6 +47,7 @@ class Allocation:
     Attributes:
         groups: those that may lose channels, by number.
         scores: per channel of each; the lowest go first.
+        ladder: an order of removals to keep to; None: one is found.
     """
 
     structure: StructuralInput
@@ -56,16 +57,19 @@ class Allocation:
     scores: Mapping[int, torch.Tensor]
     seed: int
     evidence: Evidence | None
+    ladder: Ladder | None = None
 
     def share_out(self) -> tuple[Ladder, Chosen, tuple[str, ...]]:
         """The order of removals, how far the target goes, and what to say of it."""
         notes: tuple[str, ...] = ()
-        if self.config.scope is Scope.LAYER:
+        if self.ladder is not None:
+            ladder = self.ladder
+        elif self.config.scope is Scope.LAYER:
             ladder = self._ladder(order_per_layer(self.scores), 0.0)
         elif self.config.scope is Scope.GLOBAL:
             ladder = self._ladder(order_globally(self.scores), SOFT_FLOOR)
         else:
-            ladder, notes = self._by_sensitivity()
+            ladder, notes = self.by_sensitivity()
         return ladder, self._choose(ladder, self.target), notes
 
     @property
@@ -103,23 +107,33 @@ class Allocation:
 
     # --- Sensitivity --------------------------------------------------------------------------------------------------
 
-    def _by_sensitivity(self) -> tuple[Ladder, tuple[str, ...]]:
+    def by_sensitivity(self, off: Removal | None = None) -> tuple[Ladder, tuple[str, ...]]:
+        """The order in which channels do least harm to the model as it is; `off` has gone before, and stays first."""
+        off = off or {}
         refits = Refits(self.groups, Basis(self.structure.tensors, self.seed, self.data))
         samples = count_samples(self.groups, self.structure.cost({}).macs, len(self.data.original("select")))
 
+        def divergence(removal: Removal) -> float:
+            updates = refits.without(removal, off)
+            return self.data.divergence(_together(off, removal), updates=updates, samples=samples)
+
+        before = divergence({}) if off else 0.0
+
         def harm(removal: Removal) -> float:
-            return self.data.divergence(removal, updates=refits.without(removal), samples=samples)
+            return divergence(removal) - before
 
-        layers = measure_sensitivity(self.groups, self.scores, Probes(harm, self._cost))
-        ladder = self._best_together(layers, harm)
-        return ladder, (tell(layers, self.groups, samples),)
+        probes = Probes(harm, lambda removal: self._cost(_together(off, removal)))
+        layers = measure_sensitivity(self.groups, self.scores, probes, off)
+        ladder = self._best_together(layers, divergence, off)
+        return ladder, (tell(layers, self.groups, samples),) if layers else ()
 
-    def _best_together(self, layers: Sequence[Suffering], harm: Callable[[Removal], float]) -> Ladder:
+    def _best_together(self, layers: Sequence[Suffering], harm: Callable[[Removal], float], off: Removal) -> Ladder:
         """The ladder whose channels, those that it takes to the target, do least harm together."""
         shared = {number for number, group in self.groups.items() if _is_shared(group)}
         several = 0 < len(shared) < len(self.groups)
+        first = [(number, channel) for number, channels in sorted(off.items()) for channel in channels]
         ladders = [
-            self._ladder(order_by_harm(layers, dict.fromkeys(shared, reluctance)), SOFT_FLOOR)
+            self._ladder([*first, *order_by_harm(layers, dict.fromkeys(shared, reluctance))], SOFT_FLOOR)
             for reluctance in (RELUCTANCES if several else RELUCTANCES[-1:])
         ]
         goal = Target(kind=self._computed, value=self.target.value)
@@ -139,6 +153,13 @@ class Allocation:
         cost = self.structure.cost(removal)
         # Unknown MACs are refused when the target is looked at.
         return float(cost.parameters if self._computed is TargetKind.PARAMETER_RATIO else cost.macs or cost.parameters)
+
+
+def _together(off: Removal, removal: Removal) -> Removal:
+    if not off:
+        return removal
+    numbers = sorted({*off, *removal})
+    return {number: tuple(sorted({*off.get(number, ()), *removal.get(number, ())})) for number in numbers}
 
 
 def _is_shared(group: ChannelGroup) -> bool:

@@ -69,6 +69,11 @@ class ChannelUnits:
         removed = sum(len(channels) for channels in self._removal.values())
         return Reach(removed, self._plan.removable_channels, self._achieved(self._removal))
 
+    @property
+    def removal(self) -> Removal:
+        """The channels that are off."""
+        return self._removal
+
     def advance(self, way: float) -> None:
         """See `Units`."""
         self._plan, scores = self._ask(way)

@@ -14,10 +14,12 @@ import torch
 from msgspec import structs
 
 from pruning_server.errors import InvalidRequestError, JobFailureError, NotImplementedFeatureError, Reason
+from pruning_server.graph.surgery.cut import Removal
 from pruning_server.pruning import criteria
 from pruning_server.pruning.allocation.sharing import Allocation
 from pruning_server.pruning.allocation.targets import PICKS, Chosen
 from pruning_server.pruning.candidates import Candidates, find_candidates, name_reasons, without_unscored
+from pruning_server.pruning.criteria import Criterion
 from pruning_server.pruning.evidence import Evidence
 from pruning_server.pruning.importance import score_channels
 from pruning_server.pruning.ladder import SOFT_FLOOR, Ladder
@@ -38,6 +40,7 @@ def plan_structure(
     exclude_layers: Sequence[str] = (),
     adjust: Adjust | None = None,
     evidence: Evidence | None = None,
+    ladder: Ladder | None = None,
 ) -> StructuralPlan:
     """Decides which channels go; reads tensors and writes none.
 
@@ -54,6 +57,7 @@ def plan_structure(
         exclude_layers: shell wildcards as `selection.select` takes them; a group with any member in them stays whole.
         adjust: what to make of the scores of all channels that may go, by group number.
         evidence: for criteria that need data.
+        ladder: an order of removals to keep to, of `order_structure`; None: one is found as `config` says.
 
     Raises:
         InvalidRequestError: an unknown criterion, or a target out of its range.
@@ -73,12 +77,10 @@ def plan_structure(
                 structure, one, goal, seed, exclude_layers=exclude_layers, adjust=adjust, evidence=evidence
             ),
         )
-    found = find_candidates(structure, config.granularity, exclude_layers, criterion)
-    scores = score_channels(found.scored, structure.tensors, criterion, seed, evidence)
-    found = without_unscored(found, scores, criterion)
+    found, scores = _scored(structure, config, criterion, seed, exclude_layers, evidence)
     if adjust is not None:
         scores = dict(adjust(scores))
-    allocation = Allocation(structure, config, target, found.groups, scores, seed, evidence)
+    allocation = Allocation(structure, config, target, found.groups, scores, seed, evidence, ladder)
     ladder, chosen, told = allocation.share_out()
     if not chosen.is_reached:
         raise _unreachable(structure, config, target, found, chosen)
@@ -89,6 +91,41 @@ def plan_structure(
         frozen=found.frozen,
         notes=(*found.notes, *told, *_notes(ladder, config, target, chosen), *chosen.notes),
     )
+
+
+def order_structure(
+    structure: StructuralInput,
+    config: StaticStrategy,
+    target: Target,
+    seed: int,
+    evidence: Evidence,
+    *,
+    exclude_layers: Sequence[str] = (),
+    off: Removal | None = None,
+) -> Ladder:
+    """The order in which channels do least harm to the model as it is now, by trials; arguments as of `plan_structure`.
+
+    `evidence` speaks of the model as it is now, too; `off`: channels that are switched off in it, which go first.
+    """
+    structure = replace(structure, tensors=cache(structure.tensors))
+    criterion = criteria.get_for(config.criterion, config.granularity)
+    found, scores = _scored(structure, config, criterion, seed, exclude_layers, evidence)
+    gone = {number: channels for number, channels in (off or {}).items() if number in found.groups}
+    return Allocation(structure, config, target, found.groups, scores, seed, evidence).by_sensitivity(gone)[0]
+
+
+def _scored(
+    structure: StructuralInput,
+    config: StaticStrategy,
+    criterion: Criterion,
+    seed: int,
+    exclude_layers: Sequence[str],
+    evidence: Evidence | None,
+) -> tuple[Candidates, dict[int, torch.Tensor]]:
+    """What may go, and the scores of its channels."""
+    found = find_candidates(structure, config.granularity, exclude_layers, criterion)
+    scores = score_channels(found.scored, structure.tensors, criterion, seed, evidence)
+    return without_unscored(found, scores, criterion), dict(scores)
 
 
 def _with_best(

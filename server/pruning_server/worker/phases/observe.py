@@ -18,7 +18,7 @@ from pruning_server.pruning.selection import Selection, select
 from pruning_server.recovery.objective import Objective
 from pruning_server.spec.request import Granularity, PruningSpec, StaticStrategy
 from pruning_server.worker.aims import DEFAULT_BATCH_SIZE, find_aims
-from pruning_server.worker.calling import Call, find_call
+from pruning_server.worker.calling import Call, find_call, warn_of_batches
 from pruning_server.worker.feeding import Feed, Lengths
 from pruning_server.worker.folder import RunFolder
 from pruning_server.worker.judging import Judging, require_numbers
@@ -102,6 +102,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         task=aims.judging.objective.task,
     )
     channels = _find_channels(spec, loaded, call, method_feeds, sizes)
+    warned = (*splits.warnings, *warn_of_batches(rule.exact_batch, splits.sizes()))
     return Observed(
         survey=survey,
         selection=selection,
@@ -114,7 +115,7 @@ def observe(spec: PruningSpec, loaded: Loaded, folder: RunFolder, story: Story) 
         train_judging=aims.train,
         method_feeds=method_feeds,
         channels=channels,
-        splits=splits,
+        splits=replace(splits, warnings=warned),
         macs=macs_of_forward(loaded.original, call.feed, rule),
         parameters=count_parameters(loaded.subject),
         notes=(*call.notes, *aims.notes, *selection.notes, *sizes.notes, *(channels.notes if channels else ())),

@@ -17,6 +17,8 @@ from pruning_server.worker.planning.dynamic_diary import Diary
 from pruning_server.worker.planning.dynamic_school import School
 from pruning_server.worker.planning.dynamic_units import Bench
 
+# Of the way to the target: there, what harms least is measured again.
+MEASURED_AGAIN = 0.5
 # Parts of the schedule's training; a step of the controller takes one, where it needs any.
 PARTS = 8
 ROUNDING = 1e-9
@@ -41,7 +43,12 @@ def run_controller(
 ) -> float:
     """Prunes on as long as the metric on select stays within the budget; returns the share of the way that it went."""
     units, controller = bench.units, Controller()
+    start, go_to_start = Checkpoint.of(bench.tensors), units.remember()
+    measured = False
     while not controller.is_over:
+        if not measured and controller.accepted >= MEASURED_AGAIN:
+            bench.measure_again()
+            measured = True
         before = units.reach
         values, go_back = Checkpoint.of(bench.tensors), units.remember()
         units.advance(controller.propose())
@@ -68,7 +75,41 @@ def run_controller(
         _tell(diary, stays=stays, original=limits.original, score=score, tried=tried.sparsity, kept=before.sparsity)
         diary.trained(trained, score, units.reach, epoch=0, fraction=controller.progress)
     units.hold()
+    if controller.accepted >= 1.0:
+        start_over = _Start(start, go_to_start)
+        _try_at_once(bench, school, limits, diary, start_over, training.steps if training is not None else 0)
     return controller.accepted
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the controller began: values, and what was off."""
+
+    values: Checkpoint
+    go_back: Callable[[], None]
+
+
+def _try_at_once(bench: Bench, school: School, limits: Limits, diary: Diary, start: _Start, steps: int) -> None:
+    """Goes the whole way in one step from the start, and stays there where select says that this is better.
+
+    Steps that were no use so cost nothing: what each is chosen by is not what all of them together come to.
+    """
+    units, found = bench.units, judged(school.lesson)
+    values, go_back = Checkpoint.of(bench.tensors), units.remember()
+    start.values.restore()
+    start.go_back()
+    bench.forget_measured()
+    units.advance(1.0)
+    score = school.win_back(units)
+    change = f"select loss {score.loss:.4f} at once, {found.loss:.4f} in steps"
+    if limits.hold(score) and score.beats(found):
+        diary.step("at_once", steps, units.reach, score=score)
+        diary.tell(f"the whole way at once is better ({change}), and stays")
+        return
+    values.restore()
+    go_back()
+    units.hold()
+    diary.tell(f"the whole way at once is no better ({change})")
 
 
 def _pacer(controller: Controller, diary: Diary) -> Callable[[float], None]:

@@ -16,14 +16,15 @@ from pruning_server.pruning.criteria import Criterion, Needs
 from pruning_server.pruning.dynamic.channels import Adjust, ChannelUnits
 from pruning_server.pruning.dynamic.units import Units
 from pruning_server.pruning.dynamic.weights import Choose, WeightUnits, by_count, by_pattern
+from pruning_server.pruning.ladder import Ladder
 from pruning_server.pruning.scoring import check_finite
 from pruning_server.pruning.strategies.static_nm import check_target, find_fitting
-from pruning_server.pruning.strategies.static_structure import plan_structure
+from pruning_server.pruning.strategies.static_structure import order_structure, plan_structure
 from pruning_server.pruning.values import ScoredInput, StructuralPlan
 from pruning_server.pruning.weighing import report_unscored, score_weights
 from pruning_server.recovery.scheduled import Tensors
 from pruning_server.spec.report_strategy import CriterionChoice
-from pruning_server.spec.request import DynamicStrategy, Granularity, StaticStrategy, Target, TargetKind
+from pruning_server.spec.request import DynamicStrategy, Granularity, Scope, StaticStrategy, Target, TargetKind
 from pruning_server.worker.planning import static
 from pruning_server.worker.planning.context import Planning
 from pruning_server.worker.planning.dynamic_school import School
@@ -45,6 +46,7 @@ class Bench:
         cheap: whether scores come from the weights alone, so that they can be taken often.
         tensors: everything that is written while units are switched or the copy is trained.
         choice: of the criterion `auto`, which is made once, for the unpruned model.
+        order: of channels that go where they harm least; None where scores alone decide.
     """
 
     units: Units
@@ -52,6 +54,37 @@ class Bench:
     cheap: bool
     tensors: Tensors
     choice: CriterionChoice | None = None
+    order: MeasuredOrder | None = None
+
+    def measure_again(self) -> None:
+        """Finds what harms least for the model as it is now; nothing to do where that is not measured."""
+        if self.order is not None and isinstance(self.units, ChannelUnits):
+            self.order.measure_again(self.units.removal)
+
+    def forget_measured(self) -> None:
+        """Back to what harmed least in the model as it was at first."""
+        if self.order is not None:
+            self.order.forget()
+
+
+class MeasuredOrder:
+    """In which order channels go, measured on the model as it was the last time.
+
+    Args:
+        measure: finds the order for the model as it is now, of which these channels are off.
+    """
+
+    def __init__(self, measure: Callable[[Removal], Ladder]) -> None:
+        self._measure = measure
+        self._first = self.ladder = measure({})
+
+    def measure_again(self, off: Removal) -> None:
+        """For the model as it is now."""
+        self.ladder = self._measure(off)
+
+    def forget(self) -> None:
+        """Back to the order of the model as it was at first."""
+        self.ladder = self._first
 
 
 def lay_out(context: Planning, strategy: DynamicStrategy, school: School) -> Bench:
@@ -170,18 +203,28 @@ def _channels(context: Planning, strategy: DynamicStrategy, school: School, crit
         granularity=strategy.granularity, criterion=criterion, scope=strategy.scope, channels=strategy.channels
     )
 
+    by_score = structs.replace(config, scope=Scope.GLOBAL if strategy.scope is Scope.SENSITIVITY else strategy.scope)
+    order: MeasuredOrder | None = None
+
     def plan(target: Target, adjust: Adjust | None = None) -> StructuralPlan:
         return plan_structure(
             structure,
-            config,
+            by_score,
             target,
             spec.seed,
             exclude_layers=spec.exclude_layers,
             adjust=adjust,
             evidence=school.evidence,
+            ladder=order.ladder if order is not None else None,
         )
 
     target = spec.target or _deepest(plan)
+    if strategy.scope is Scope.SENSITIVITY:
+        order = MeasuredOrder(
+            lambda off: order_structure(
+                structure, config, target, spec.seed, school.evidence, exclude_layers=spec.exclude_layers, off=off
+            )
+        )
     # Says at once what the request cannot have.
     removable = plan(target).removable
     units = ChannelUnits(
@@ -191,7 +234,7 @@ def _channels(context: Planning, strategy: DynamicStrategy, school: School, crit
         achieved=_meter(channels, target.kind, sum(removable.values())),
     )
     names = [member.tensor for group in structure.groups for member in group.members]
-    return Bench(units, target, cheap, _tensors(school, names))
+    return Bench(units, target, cheap, _tensors(school, names), order=order)
 
 
 def _deepest(plan: Callable[[Target], StructuralPlan]) -> Target:

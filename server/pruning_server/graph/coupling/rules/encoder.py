@@ -15,7 +15,7 @@ import torch
 from pruning_server.graph.channels import Ids
 from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
-from pruning_server.graph.coupling.values import AxisMap, Labelled, single
+from pruning_server.graph.coupling.values import Labelled, single
 
 _FEED_FORWARD = ("ffn_weight_1", "ffn_bias_1", "ffn_weight_2")
 _ATTENTION = ("qkv_weight", "qkv_bias", "proj_weight", "proj_bias")
