@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos drift buf check package-check image-check bench-transfer bench-idle bench-sandbox bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
+.PHONY: help install demo test lint types protos report-schema drift buf check package-check image-check bench-transfer bench-idle bench-sandbox bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,8 +45,12 @@ types: $(VENV)/.installed ## Type check
 protos: $(VENV)/.installed ## Regenerate protos/pruning_api/v1/*_pb2*
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
 
-drift: protos ## Fail if the committed generated code is not what the protos give
-	git diff --exit-code -- protos
+report-schema: $(VENV)/.installed ## Write docs/report.schema.json from the report's values
+	$(BIN)/python -m pruning_server.spec.report_schema > docs/report.schema.json.new
+	mv docs/report.schema.json.new docs/report.schema.json
+
+drift: protos report-schema ## Fail if committed generated files are not what their sources give
+	git diff --exit-code -- protos docs/report.schema.json
 
 $(BUF):
 	npm install --silent --no-save --no-audit --no-fund --prefix .tools @bufbuild/buf@$(BUF_VERSION)
@@ -74,6 +78,9 @@ bench-conditions: $(VENV)/.installed ## What conditions remove of ResNet-20, and
 
 bench-overload: $(VENV)/.installed ## Ten times the load, 500 stuck watchers, cancels, and cancel against finish
 	PYTHONPATH=tests $(BIN)/python benchmarks/overload.py
+
+bench-coverage: $(VENV)/.installed ## How often 95 % intervals hold the truth: the tables of docs/statistics.md
+	$(BIN)/python benchmarks/interval_coverage.py
 
 bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 	PYTHONPATH=tests $(BIN)/python benchmarks/crash.py

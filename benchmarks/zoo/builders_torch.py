@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from zoo.entries import BOTH, SCRIPT, TRACE, Entry, Form, Inputs, Source, floats, tokens, uniform
 
-_ONE_OP = "nearly all of it is torch's fused attention, whose heads must fill the width of its input"
 # The hidden layer is four times as wide as the model, as in the paper and in torch's defaults.
 _WIDTH, _HEADS, _HIDDEN = 64, 4, 256
 
@@ -118,10 +117,8 @@ def entries() -> tuple[Entry, ...]:
         _entry("speech-gru", "audio", SpeechNet, floats(1, 40, 32)),
         _entry("lstm-cell-policy", "policies", Policy, floats(4, 24)),
         _entry("attention", "attention", lambda: Attending(weights=False), floats(10, 16), TRACE),
-        _entry("attention-scripted", "attention", lambda: Attending(weights=False), floats(10, 16), SCRIPT, _ONE_OP),
-        _entry(
-            "attention-fused", "attention", lambda: _fused(Attending(weights=False)), floats(10, 16), TRACE, _ONE_OP
-        ),
+        _entry("attention-scripted", "attention", lambda: Attending(weights=False), floats(10, 16), SCRIPT),
+        _entry("attention-fused", "attention", lambda: _fused(Attending(weights=False)), floats(10, 16), TRACE),
         _entry("attention-with-weights", "attention", lambda: Attending(weights=True), floats(10, 16), TRACE),
         _entry("transformer-encoder", "attention", _encoder, floats(10, _WIDTH)),
         _entry("transformer-encoder-fused", "attention", lambda: _fused(_encoder()), floats(10, _WIDTH), TRACE),
@@ -170,6 +167,5 @@ def _entry(
     build: Callable[[], nn.Module],
     inputs: Callable[[int], Inputs],
     forms: tuple[Form, ...] = BOTH,
-    stuck: str = "",
 ) -> Entry:
-    return Entry(name, family, Source.TORCH, build, inputs, forms, stuck=stuck)
+    return Entry(name, family, Source.TORCH, build, inputs, forms)

@@ -415,9 +415,18 @@ def test_a_kernel_without_landlock_is_named_and_refused(cell: Cell) -> None:
 
 
 def test_data_among_the_libraries_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     found = try_sandbox(tmp_path / "data" / "jobs", SystemClock())
     assert any(str(tmp_path) in text and "--data-dir" in text for text in found.lacking)
+
+
+def test_the_folder_that_the_server_was_started_in_may_hold_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`python -m pruning_server` has it on its path; workers do not."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert try_sandbox(tmp_path / "data" / "jobs", SystemClock()).lacking == ()
 
 
 def test_the_libraries_that_all_may_read_are_folders_of_libraries() -> None:

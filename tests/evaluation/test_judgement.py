@@ -100,7 +100,8 @@ def test_the_rule_of_the_verdict(interval: tuple[float, float], verdict: Verdict
 
 @given(lost=st.integers(0, 60), gained=st.integers(0, 60), right=st.integers(1, 300), margin=st.floats(0.001, 0.5))
 def test_the_verdict_follows_from_the_report_alone(lost: int, gained: int, right: int, margin: float) -> None:
-    accuracy, general = judge(binary(lost, gained, right, 0), margin=margin)
+    values = binary(lost, gained, right, 0)
+    accuracy, general = judge(PairedValues(values.original, values.pruned), margin=margin)
     low, high = accuracy.interval
     wanted = Verdict.PASS if low > -margin else Verdict.FAIL if high < -margin else Verdict.INCONCLUSIVE
     assert general.verdict is wanted
@@ -171,7 +172,8 @@ def test_many_discordant_pairs_get_tangos_interval_as_it_is() -> None:
 
 @given(lost=st.integers(0, 60), gained=st.integers(0, 60), right=st.integers(1, 300), margin=st.floats(0.001, 0.5))
 def test_non_inferiority_is_shown_where_the_verdict_is_pass(lost: int, gained: int, right: int, margin: float) -> None:
-    accuracy, general = judge(binary(lost, gained, right, 0), margin=margin)
+    values = binary(lost, gained, right, 0)
+    accuracy, general = judge(PairedValues(values.original, values.pruned), margin=margin)
     test = general.non_inferiority
     assert test is not None
     assert test.p_value is not None

@@ -170,7 +170,7 @@ def test_the_test_and_the_interval_of_a_mean_agree(kind: str) -> None:
             p = found.p_at_most(low + shift)
             assert p is not None
             # The resamples are countable: the p-value may be off by two of them.
-            assert (p < (1 - level) / 2 + 2e-4) if above else (p > (1 - level) / 2 - 2e-4)
+            assert (p < (1 - level) / 2 + 6e-4) if above else (p > (1 - level) / 2 - 6e-4)
     mirrored = mean_difference(-values, seed=0, units=units, is_bounded=kind != "pair")
     assert found.p_equal() == pytest.approx(mirrored.p_equal(), abs=0.02)
     assert 0 < found.p_equal() <= 1

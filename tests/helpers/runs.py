@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import torch
 
+from helpers.report_schema import check_report
 from pruning_server.archive.dataset import repack_dataset
 from pruning_server.archive.model import repack_model
 from pruning_server.errors import ServiceError
@@ -186,7 +187,7 @@ class Ran:
     def report(self) -> dict[str, Any]:
         """The report as users read it."""
         assert isinstance(self.last, RunSucceeded), self.last
-        return json.loads((self.root / REPORT_FILE).read_bytes())
+        return check_report(json.loads((self.root / REPORT_FILE).read_bytes()))
 
     @property
     def rungs(self) -> dict[str, dict[str, Any]]:

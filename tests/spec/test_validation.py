@@ -380,15 +380,13 @@ def test_zeros_give_no_speed(kind: TargetKind, fields: dict[str, Any]) -> None:
     assert {one.field for one in caught.value.violations} >= {f"spec.{kind.value}"}
 
 
-def test_sensitivity_is_for_channels_and_heads_of_static_pruning() -> None:
+@pytest.mark.parametrize("kind", [StaticStrategy, DynamicStrategy])
+def test_sensitivity_is_for_channels_and_heads(kind: Any) -> None:
     for granularity in (Granularity.CHANNEL, Granularity.HEAD):
-        strategy = StaticStrategy(granularity=granularity, scope=Scope.SENSITIVITY)
-        check_spec(good_spec(strategy=strategy))
-    for strategy, field in (
-        (StaticStrategy(scope=Scope.SENSITIVITY), "spec.static.scope"),
-        (DynamicStrategy(scope=Scope.SENSITIVITY), "spec.dynamic.scope"),
-    ):
-        assert field in fields_of(good_spec(strategy=strategy))
+        check_spec(good_spec(strategy=kind(granularity=granularity, scope=Scope.SENSITIVITY)))
+    strategy = kind(granularity=Granularity.WEIGHT, scope=Scope.SENSITIVITY)
+    field = f"spec.{'static' if kind is StaticStrategy else 'dynamic'}.scope"
+    assert field in fields_of(good_spec(strategy=strategy))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_dimensions_inside_heads_go_and_it_is_proven(name: str, attending: Any, 
     assert report["verify"]["max_relative_error"] <= 1e-4
     assert report["verify"]["max_relative_error_randomized"] <= 1e-9
     assert ran.pruned.query.weight.shape[0] == ran.pruned.key.weight.shape[0] < 16
-    assert any("dimensions inside heads" in note for note in report["notes"])
+    assert any("dimensions inside heads" in note for note in report["strategy"]["notes"])
 
 
 def test_whole_heads_go_on_demand(attending: Any, prune: Callable[..., Ran]) -> None:
@@ -88,7 +88,7 @@ def test_whole_heads_go_on_demand(attending: Any, prune: Callable[..., Ran]) -> 
     ran.check()
     assert ran.pruned.query.weight.shape == (8, 8)
     assert ran.pruned.attention.in_proj_weight.shape == (12, 8)
-    assert not any("dimensions inside heads" in note for note in ran.report["notes"])
+    assert not any("dimensions inside heads" in note for note in ran.report["strategy"]["notes"])
 
 
 def test_a_condition_decides_on_dimensions(attending: Any, prune: Callable[..., Ran]) -> None:

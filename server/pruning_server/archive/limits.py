@@ -11,7 +11,9 @@ GIB = 1024 * MIB
 BLOCK_BYTES = 4 * MIB
 ALIGNMENT_BYTES = 64
 
-MAX_SOURCE_FILE_BYTES = 2 * MIB
+# Of all files of source together: Python's parser takes half a second for a MiB, and torch's much longer.
+MAX_SOURCE_FILE_BYTES = MAX_SOURCE_BYTES = 2 * MIB
+# Line tables, which nothing reads before an error, included.
 MAX_CODE_BYTES = 32 * MIB
 MAX_PICKLE_BYTES = 64 * MIB
 MAX_SMALL_RECORD_BYTES = 4 * KIB

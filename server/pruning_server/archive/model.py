@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pruning_server.archive import source_rules
 from pruning_server.archive.foreign import HEAD_BYTES, SAVE_AS_TORCHSCRIPT
 from pruning_server.archive.limits import DEFAULT_LIMITS, MAX_PICKLE_BYTES, MAX_SOURCE_FILE_BYTES, ZipLimits
 from pruning_server.archive.model_records import (
@@ -138,9 +139,9 @@ def _open(source: BinaryIO, limits: ZipLimits) -> _Model:
             _check_storages(summary, record.removesuffix(".pkl"), records)
         if record == DATA:
             top_class = summary.top_class
-    _check_sources(source, records)
+    sources = _check_sources(source, records)
     kept = {record: entry for record, entry in records.items() if record not in DROPPED}
-    return _Model(root, kept, version, _read_methods(source, records, top_class))
+    return _Model(root, kept, version, _read_methods(sources, top_class))
 
 
 def _check_globals(summary: PickleSummary) -> None:
@@ -149,13 +150,19 @@ def _check_globals(summary: PickleSummary) -> None:
             raise _unsupported(name.replace(" ", "."))
 
 
-def _check_sources(source: BinaryIO, records: dict[str, Entry]) -> None:
-    for record in records:
-        if is_source(record):
-            data = read_record(source, records, record, MAX_SOURCE_FILE_BYTES)
-            found = find_unsupported(data, MODEL_REFUSALS, record)
-            if found is not None:
-                raise _unsupported(found)
+def _check_sources(source: BinaryIO, records: dict[str, Entry]) -> dict[str, source_rules.Source]:
+    """Parses every file of source, and refuses what the service does not run."""
+    parsed = {
+        record: source_rules.parse(read_record(source, records, record, MAX_SOURCE_FILE_BYTES), record, MODEL_REFUSALS)
+        for record in records
+        if is_source(record)
+    }
+    for one in parsed.values():
+        found = find_unsupported(one.tree)
+        if found is not None:
+            raise _unsupported(found)
+    source_rules.check(tuple(parsed.values()), MODEL_REFUSALS)
+    return parsed
 
 
 def _unsupported(name: str) -> InvalidArtifactError:
@@ -188,17 +195,14 @@ def _check_storages(summary: PickleSummary, folder: str, records: dict[str, Entr
             )
 
 
-def _read_methods(source: BinaryIO, records: dict[str, Entry], top_class: str | None) -> tuple[str, ...]:
+def _read_methods(sources: dict[str, source_rules.Source], top_class: str | None) -> tuple[str, ...]:
     if top_class is None or not is_script_class(top_class):
         raise InvalidArtifactError(
             Reason.MODEL_NOT_TORCHSCRIPT, f"the archive does not hold a TorchScript module; {SAVE_AS_TORCHSCRIPT}"
         )
     record = source_record(top_class)
     name = top_class.rpartition(".")[2]
-    methods = None
-    if record in records:
-        data = read_record(source, records, record, MAX_SOURCE_FILE_BYTES)
-        methods = read_methods(data, name, MODEL_REFUSALS, record)
+    methods = read_methods(sources[record].tree, name) if record in sources else None
     if methods is None:
         raise MODEL_REFUSALS.is_corrupt(f"the source of the class {shown(name)} is missing")
     if "forward" not in methods:

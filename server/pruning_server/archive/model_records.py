@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from pruning_server.archive.foreign import LOCAL_ZIP_MAGIC, SAVE_AS_TORCHSCRIPT, recognise, recognise_zip
-from pruning_server.archive.limits import MAX_CODE_BYTES, MAX_SMALL_RECORD_BYTES, MAX_SOURCE_FILE_BYTES
+from pruning_server.archive.limits import (
+    MAX_CODE_BYTES,
+    MAX_SMALL_RECORD_BYTES,
+    MAX_SOURCE_BYTES,
+    MAX_SOURCE_FILE_BYTES,
+)
 from pruning_server.archive.refusals import MODEL_REFUSALS, shown
 from pruning_server.archive.zip_directory import Entry
 from pruning_server.archive.zip_records import read_all
@@ -98,7 +103,7 @@ def below_root(entries: tuple[Entry, ...]) -> tuple[str, dict[str, Entry]]:
 
 def check_records(records: dict[str, Entry]) -> None:
     """Refuses records that TorchScript does not have, and code beyond the caps."""
-    code_bytes = 0
+    code_bytes = source_bytes = 0
     for record, entry in records.items():
         is_code = record.startswith(_CODE_FOLDER) and record.endswith(_CODE_SUFFIXES)
         known = is_code or record.startswith((*TENSOR_FOLDERS, EXTRA_FOLDER)) or record in _SMALL
@@ -110,12 +115,18 @@ def check_records(records: dict[str, Entry]) -> None:
         if not record.startswith(EXTRA_FOLDER) and not record.isascii():
             raise MODEL_REFUSALS.is_refused(f"the record name {shown(record)} is not ASCII; rename what it names")
         code_bytes += entry.size_bytes if is_code else 0
+        source_bytes += entry.size_bytes if is_source(record) else 0
         cap = MAX_SOURCE_FILE_BYTES if record.endswith(".py") and is_code else None
         if cap is not None and entry.size_bytes > cap:
             raise MODEL_REFUSALS.is_refused(
                 f"the source {shown(record)} has {entry.size_bytes} bytes; at most {cap} are taken: is the net unrolled"
                 " by tracing? Then trace it in parts, or script it"
             )
+    if source_bytes > MAX_SOURCE_BYTES:
+        raise MODEL_REFUSALS.is_refused(
+            f"the archive's source has {source_bytes} bytes; at most {MAX_SOURCE_BYTES} are taken: is the net unrolled by"
+            " tracing? Then trace it in parts, or script it"
+        )
     if code_bytes > MAX_CODE_BYTES:
         raise MODEL_REFUSALS.is_refused(
             f"the archive's code has {code_bytes} bytes; at most {MAX_CODE_BYTES} are taken"

@@ -46,7 +46,9 @@ class Tally:
     def dense(cls, values: np.ndarray) -> Tally:
         """Of [n, columns] amounts."""
         rows, places = np.indices(values.shape)
-        return cls(len(values), int(values.shape[1]), rows.ravel(), places.ravel(), np.asarray(values, np.float64).ravel())
+        return cls(
+            len(values), int(values.shape[1]), rows.ravel(), places.ravel(), np.asarray(values, np.float64).ravel()
+        )
 
     def by_unit(self, labels: np.ndarray, count: int) -> Tally:
         """With each sample replaced by its unit, `labels` [samples] in [0, count)."""

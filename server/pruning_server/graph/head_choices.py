@@ -24,7 +24,9 @@ class Choice:
         key: which op contracts them; the same in every run over the same code.
         sides: both split indices with the axis that is contracted.
         heads: labels of the scores' axis of heads, per side.
+        index: the same for one split index in several pieces of code.
         stays_whole: dimensions are not to be taken.
+        partners: split indices of values with the axis whose dimensions go with those of the sides.
         met: further split indices that are laid out by the same heads, such as those of the values.
         by_dims: what was decided; None while it is open.
         was_open: both ways were possible.
@@ -34,7 +36,9 @@ class Choice:
     sides: tuple[tuple[Ids, int], ...]
     heads: tuple[Ids, ...]
     cause: Cause
+    index: bytes
     stays_whole: bool = False
+    partners: tuple[tuple[Ids, int], ...] = ()
     met: list[Ids] = field(default_factory=list)
     by_dims: bool | None = None
     was_open: bool = False
@@ -71,12 +75,19 @@ class HeadChoices:
         self._heads: dict[tuple[tuple[int, ...], bytes, int], Ids] = {}
         self._choices: dict[tuple[int, tuple[bytes, ...]], Choice] = {}
 
-    def open(self, sides: Sequence[tuple[Ids, int]], key: int, cause: Cause) -> None:
-        """Two split indices are contracted over one axis each."""
+    def open(
+        self,
+        sides: Sequence[tuple[Ids, int]],
+        key: int,
+        cause: Cause,
+        partners: Sequence[tuple[Ids, int]] = (),
+    ) -> None:
+        """Two split indices are contracted over one axis each; where dimensions go, `partners` lose the same."""
         number = key, tuple(ids.tobytes() for ids, _ in sides)
         if number not in self._choices:
             heads = tuple(self._create(ids, axis) for ids, axis in sides)
-            self._choices[number] = Choice(key, tuple(sides), heads, cause, stays_whole=key in self._whole)
+            index = np.unique(self._channels.roots(sides[0][0])).tobytes()
+            self._choices[number] = Choice(key, tuple(sides), heads, cause, index, key in self._whole, tuple(partners))
 
     def heads_of(self, ids: Ids, axis: int) -> Ids | None:
         """What labels the heads of a split index of which an axis was contracted; None where none was."""
@@ -111,7 +122,7 @@ class HeadChoices:
     def by_dims(self) -> int:
         """How many split indices of queries lose dimensions inside heads, whatever code contracts them."""
         chosen = [one for one in self._choices.values() if one.by_dims and not self._is_held(one.sides[0][0])]
-        return len({_elements(one) for one in chosen})
+        return len({one.index for one in chosen})
 
     # --- Inside -------------------------------------------------------------------------------------------------------
 
@@ -138,7 +149,7 @@ class HeadChoices:
         ]
 
     def _boxes(self, choice: Choice) -> list[Ids]:
-        return [*(ids for ids, _ in choice.sides), *choice.met]
+        return [*(ids for ids, _ in (*choice.sides, *choice.partners)), *choice.met]
 
     def _is_held(self, ids: Ids) -> bool:
         return any(
@@ -150,7 +161,7 @@ class HeadChoices:
         """Whether whole heads of all products that share dimensions with this one would leave more to choose from."""
         classes = self._classes(choice)
         sharing = [one for one in others if not classes.isdisjoint(self._classes(one))]
-        heads = {_elements(one): len(np.unique(one.heads[0])) for one in sharing}
+        heads = {one.index: len(np.unique(one.heads[0])) for one in sharing}
         return len(heads) > 1 and sum(heads.values()) >= len(classes)
 
     def _classes(self, choice: Choice) -> frozenset[int]:
@@ -183,17 +194,17 @@ class HeadChoices:
                 self._channels.freeze(ids, choice.cause)
 
     def _take_dims(self, choice: Choice) -> None:
-        columns = []
-        for (ids, axis), heads in zip(choice.sides, choice.heads, strict=True):
-            for other in range(ids.ndim):
-                if other != axis:
-                    self._channels.unite_along(ids, other, choice.cause)
+        columns = [self._columns(ids, axis, choice.cause) for ids, axis in (*choice.sides, *choice.partners)]
+        for (ids, _), heads in zip(choice.sides, choice.heads, strict=True):
             self._channels.freeze(heads, choice.cause)
-            columns.append(np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0])
             self._channels.mark_contracted(ids, choice.cause)
-        self._channels.unite(columns[0], columns[1], choice.cause)
+        for other in columns[1:]:
+            self._channels.unite(columns[0], other, choice.cause)
 
-
-def _elements(choice: Choice) -> bytes:
-    """The same for one split index in several pieces of code."""
-    return np.unique(choice.sides[0][0]).tobytes()
+    def _columns(self, ids: Ids, axis: int, cause: Cause) -> Ids:
+        """One element per dimension, the same in every head from now on."""
+        for other in range(ids.ndim):
+            if other != axis:
+                self._channels.unite_along(ids, other, cause)
+        line: Ids = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
+        return line

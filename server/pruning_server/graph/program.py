@@ -179,7 +179,7 @@ def _block(block: ir.Block, inputs: Sequence[ir.Value]) -> Program:
         steps=tuple(steps),
         outputs=outputs,
         raises=bool(raises),
-        effects=any(step.op in EFFECTS or any(inner.effects for inner in step.blocks) for step in steps),
+        effects=any(step.op in EFFECTS or any(inner.effects for inner in _open_blocks(step)) for step in steps),
         writes=_outer_writes(steps),
         present=tuple(ir.type_kind(value) not in _MAYBE_NONE for value in block.outputs()),
     )
@@ -191,11 +191,20 @@ def _outer_writes(steps: Sequence[Step]) -> frozenset[int]:
     written: set[int] = set()
     for step in steps:
         changed = {step.inputs[position] for position in step.writes if position < len(step.inputs)}
-        changed |= {number for block in step.blocks for number in block.writes}
+        changed |= {number for block in _open_blocks(step) for number in block.writes}
         written |= changed - own
         if step.op in _NEW or (step.writes and changed <= own):
             own.update(step.outputs)
     return frozenset(written)
+
+
+def _open_blocks(step: Step) -> tuple[Program, ...]:
+    """The blocks that may run: a constant of the code closes one of an If, such as the in-place form of an activation."""
+    if step.op == "prim::If":
+        known, condition = ir.constant_of(next(iter(step.node.inputs())))
+        if known:
+            return step.blocks[:1] if condition else step.blocks[1:]
+    return step.blocks
 
 
 def _step(node: ir.Node, blocks: tuple[Program, ...], later: set[int], own: set[int]) -> Step:

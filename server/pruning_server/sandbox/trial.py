@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pruning_server.sandbox.inside import enter
 from pruning_server.sandbox.kernel import LackError
+from pruning_server.sandbox.paths import exposing
 from pruning_server.sandbox.policy import Policy
 
 TRIAL_SECONDS = 60.0
@@ -60,6 +61,12 @@ def read(text: str) -> Trial:
 
 def try_out(folder: Path) -> int:
     """Puts this process inside a folder of the folder, and prints what does not hold there as one line of JSON."""
+    # Asked here, where the paths are those of a worker: the server's own may hold the folder that it was started in.
+    shared = exposing(folder)
+    if shared is not None:
+        text = f"the data folder lies in {shared}, which every worker may read: choose another --data-dir"
+        print(json.dumps(dataclasses.asdict(Trial(0, (text,)))))
+        return 0
     inside, outside = folder / "inside", folder / "outside"
     inside.mkdir()
     outside.write_bytes(b"")

@@ -14,6 +14,7 @@ from pruning_server.worker.archives import load_module
 from pruning_server.worker.datasets import read_samples
 from pruning_server.worker.inspection import inspect_model
 from pruning_server.worker.inspection_inputs import InputFinder, Inputs
+from pruning_server.worker.permitted import require_permitted
 
 
 def carry_out(folder: Path, task: InspectionTask) -> Inspection:
@@ -25,7 +26,9 @@ def carry_out(folder: Path, task: InspectionTask) -> Inspection:
     """
     torch.set_num_threads(max(1, task.threads))
     path = folder / task.model
-    finder = InputFinder(load_module(path, "cpu", "model").eval(), task.arguments)
+    loaded = load_module(path, "cpu", "model").eval()
+    require_permitted(loaded, "model")
+    finder = InputFinder(loaded, task.arguments)
     inputs = _inputs(folder, task, finder)
     twice = finder.doubled(inputs)
     sized, notes = finder.resized(inputs, task.dynamic_axes)

@@ -215,7 +215,7 @@ def main(names: list[str]) -> int:
         return 0
     with (
         tempfile.TemporaryDirectory() as root,
-        RunningServer(Path(root) / "data") as server,
+        RunningServer(Path(root) / "data", "--insecure-no-sandbox") as server,
         PruningClient(server.address) as client,
     ):
         for name in names or KINDS:

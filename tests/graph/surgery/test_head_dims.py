@@ -184,9 +184,10 @@ def test_sizes_are_adapted_in_scripted_code(score: str) -> None:
 @pytest.mark.parametrize("packed", ["chunk", "addmm", "split"])
 def test_packed_projections_are_split_unevenly(packed: str, score: str) -> None:
     structure = shrunk_somehow(Attention(2, 6, 6, packed=packed, score=score))
-    stored = "qkv.weight"
-    # One dimension of the queries and keys stays for good, since of their part of the rows nothing would be left.
-    assert groups_at(structure, stored) == [("channel", 5, 4), ("channel", 6, 2)]
+    # One dimension of the queries and keys stays for good, since of their part of the rows nothing would be left. The
+    # fused kernel is slow where values are not as wide as queries.
+    apart = [("channel", 5, 4), ("channel", 6, 2)]
+    assert groups_at(structure, "qkv.weight") == ([("channel", 6, 6)] if score == "fused" else apart)
 
 
 def test_one_index_over_queries_keys_and_values_has_one_number_of_dimensions() -> None:

@@ -127,13 +127,18 @@ class Call:
         line: Ids = np.moveaxis(found.ids, axis, 0).reshape(found.ids.shape[axis], -1)[:, 0]
         return line
 
-    def contract(self, one: Labelled, axis: int, other: Labelled, other_axis: int) -> None:
-        """Two axes are multiplied and summed: their channels go together, and the weight's side is the consumer."""
+    def contract(
+        self, one: Labelled, axis: int, other: Labelled, other_axis: int, partners: Sequence[tuple[Ids, int]] = ()
+    ) -> None:
+        """Two axes are multiplied and summed: their channels go together, and the weight's side is the consumer.
+
+        Where dimensions inside heads go, those of `partners`, split indices with an axis each, go too.
+        """
         left, right = one.map_at(axis), other.map_at(other_axis)
         reason = "it is summed with an axis that always stays"
         if self._opens(one, left, other, right):
             sides = [(found.ids, at % found.ids.ndim) for found, at in ((left, axis), (right, other_axis)) if found]
-            self.open_choice(sides)
+            self.open_choice(sides, partners)
             return
         for value, found, partner, at in ((one, left, right, axis), (other, right, left, other_axis)):
             if found is None:
@@ -161,11 +166,11 @@ class Call:
             return False
         return len(left.axes) > 1 and len(right.axes) > 1
 
-    def open_choice(self, sides: Sequence[tuple[Ids, int]]) -> None:
+    def open_choice(self, sides: Sequence[tuple[Ids, int]], partners: Sequence[tuple[Ids, int]] = ()) -> None:
         """Split indices are contracted over these axes: whole heads may go, or the same dimensions in every head."""
         if self.channels.choices is not None:
             cause = self.cause("two activations are multiplied and summed over it")
-            self.channels.choices.open(sides, id(self.node), cause)
+            self.channels.choices.open(sides, id(self.node), cause, partners)
 
     def combine(self, operands: Sequence[tuple[Maps, Sequence[int]]], shape: Sequence[int]) -> Maps:
         """Broadcasts operands, given by maps and shape, element by element to one shape; returns the result's maps."""

@@ -16,6 +16,8 @@ from pruning_server.graph.program import Method
 from pruning_server.graph.surgery.edits import Edit
 from pruning_server.graph.surgery.planning import plan_edits
 
+_ATTEMPTS = 2
+
 Samples: TypeAlias = Mapping[str, Sequence[Sequence[object]]]
 """By method, the inputs of each run."""
 
@@ -35,17 +37,20 @@ def trace_module(module: torch.jit.ScriptModule, samples: Samples, *, head_dims:
     """Runs the samples; methods without any are run with those of `forward` or without arguments, where they take them.
 
     With `head_dims`, attention may lose dimensions inside heads. Where some of them turn out to stay, its heads go as a
-    whole after all, for which everything is run once more.
+    whole after all, for which everything is run once more; where that is not the end of it, all heads do.
 
     Raises as `Tracer.trace` does, for the methods that have samples.
     """
     methods = compile_methods(module)
-    traced = _trace(module, samples, methods, Tracer(module, methods, head_dims=head_dims))
-    choices = traced.tracer.channels.choices
-    missed = choices.missed() if choices is not None else frozenset()
-    if missed:
-        traced = _trace(module, samples, methods, Tracer(module, methods, head_dims=True, whole_heads=missed))
-    return traced
+    whole: frozenset[int] = frozenset()
+    for _ in range(_ATTEMPTS if head_dims else 0):
+        traced = _trace(module, samples, methods, Tracer(module, methods, head_dims=True, whole_heads=whole))
+        choices = traced.tracer.channels.choices
+        missed = choices.missed() if choices is not None else frozenset()
+        if not missed:
+            return traced
+        whole |= missed
+    return _trace(module, samples, methods, Tracer(module, methods))
 
 
 def _trace(module: torch.jit.ScriptModule, samples: Samples, methods: Mapping[str, Method], tracer: Tracer) -> Traced:

@@ -15,6 +15,7 @@ from pruning_server.worker.datasets import read_samples
 from pruning_server.worker.earlier import Earlier, read_earlier
 from pruning_server.worker.feeding import Samples
 from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.permitted import require_permitted
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def load(job: WorkerJob, folder: RunFolder) -> Loaded:
     """Loads model, datasets and loss module.
 
     Raises:
-        JobFailureError: torch does not load the model (MODEL_NOT_LOADABLE), or a weight is not finite
-            (MODEL_NOT_FINITE).
+        JobFailureError: torch does not load the model (MODEL_NOT_LOADABLE), it can run an operator that is not in the
+            allowlist (MODEL_REFUSED), or a weight is not finite (MODEL_NOT_FINITE).
     """
     archive = ModelArchive.read(folder.path(MODEL_FILE), job.device)
     original, loaded = archive.load().eval(), archive.load()
+    require_permitted(original, "model")
     subject = thaw(loaded)
     for module in (original, subject):
         check_finite(module)
@@ -95,6 +97,7 @@ def _loss(job: WorkerJob, folder: RunFolder) -> torch.jit.ScriptModule | None:
     if job.loss_module is None:
         return None
     module = load_module(folder.path(LOSS_FILE), job.device, "loss module", Reason.LOSS_UNSUITABLE).eval()
+    require_permitted(module, "loss module")
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module

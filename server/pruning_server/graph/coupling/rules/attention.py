@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning_server.graph.channels import Ids
 from pruning_server.graph.coupling.calls import Call, Rule
 from pruning_server.graph.coupling.registry import named
 from pruning_server.graph.coupling.values import AxisMap, Labelled, Maps
@@ -20,7 +21,7 @@ def attend(call: Call) -> list[Any]:
     query, key, value = call["query"], call["key"], call["value"]
     if call["enable_gqa"]:
         key, value = _repeated(key, query), _repeated(value, query)
-    call.contract(query, -1, key, -1)
+    call.contract(query, -1, key, -1, _kept_alike(query, value))
     if call.channels.choices is None or not (call["scale"] is not None or call.is_constant("scale")):
         for one in (query, key):
             call.hold(one.maps, len(one.shape) - 1, "the scale of attention depends on its length")
@@ -40,6 +41,14 @@ def _repeated(value: Labelled, query: Labelled) -> Labelled:
     for one in value.maps:
         maps += (AxisMap(np.repeat(one.ids, times, -3) if one.covers(one.ids.ndim - 3) else one.ids),)
     return Labelled(value.tensor.repeat_interleave(times, -3), maps, value.stored)
+
+
+def _kept_alike(query: Labelled, value: Labelled) -> list[tuple[Ids, int]]:
+    """Values as wide as queries lose the same dimensions: kernels for other widths are two to three times as slow."""
+    own = value.map_at(-1)
+    if own is None or len(own.axes) < 2 or query.shape[-1] != value.shape[-1]:
+        return []
+    return [(own.ids, own.ids.ndim - 1)]
 
 
 def _summed(call: Call, value: Labelled) -> Labelled:
