@@ -127,6 +127,7 @@ def submissions() -> dict[str, Submission]:
         memory_limit_bytes=2**40,
         max_attempts=2,
         timeout_seconds=90.25,
+        dynamic_axes={0: (2, 3)},
     )  # fmt: skip
     plain = {"model": StoredArtifact("m"), "validation": StoredArtifact("v")}
     return {

@@ -110,7 +110,7 @@ class RecordingMetrics:
 
     @contextmanager
     def transfer(self, direction: str, transport: str = "grpc") -> Iterator[Callable[[int], None]]:
-        yield lambda count: self.calls.append((direction, (count,)))
+        yield lambda count: self.calls.append((direction, (count, transport) if transport != "grpc" else (count,)))
 
     def phases(self) -> list[Phase]:
         return [phase for phase, _ in self.of("phase_finished")]

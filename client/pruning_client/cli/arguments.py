@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     _add_submit(add("submit", "send a model and data, prune, and fetch the result"))
-    verify = add("verify-generalization", "tell loss to lowered dropout from loss to the parameters removed: a grid of jobs")
+    verify = add(
+        "verify-generalization", "tell loss to lowered dropout from loss to the parameters removed: a grid of jobs"
+    )
     add_grid(verify)
     _add_strategy(verify, default="static")
     _add_run(verify)
@@ -120,7 +122,9 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
         help="the server (default: $PRUNING_SERVER, else %(default)s)",
     )
     group.add_argument("--tls-ca", metavar="FILE", type=Path, help="CA that signed the server's certificate (PEM)")
-    group.add_argument("--tls-cert", metavar="FILE", type=Path, help="your certificate, where the server wants one (PEM)")
+    group.add_argument(
+        "--tls-cert", metavar="FILE", type=Path, help="your certificate, where the server wants one (PEM)"
+    )
     group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of your certificate (PEM)")
     group.add_argument("--token-file", metavar="FILE", type=Path, help="file with the token to show to the server")
 

@@ -170,7 +170,9 @@ def _check_flags(options: Namespace) -> None:
     if options.no_recovery and options.epochs:
         raise UsageError("argument --epochs: --no-recovery does no fine-tuning; drop one of the two")
     if options.dropout is not None and (options.no_recovery or options.epochs == 0):
-        raise UsageError("argument --dropout: nothing is fine-tuned with --no-recovery or --epochs 0; drop one of the two")
+        raise UsageError(
+            "argument --dropout: nothing is fine-tuned with --no-recovery or --epochs 0; drop one of the two"
+        )
     lengths = {len(options.mean), len(options.std)} - {0, 1}
     if len(lengths) > 1:
         raise UsageError(f"--mean has {len(options.mean)} values and --std {len(options.std)}; one per channel each")

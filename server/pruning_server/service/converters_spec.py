@@ -134,7 +134,8 @@ def _evaluation(message: spec_pb2.Evaluation, findings: Findings) -> Evaluation:
         split=_split(message.split),
         latency_batch_size=message.latency_batch_size or DEFAULT_LATENCY_BATCH_SIZE,
         batch_size=message.batch_size or None,
-        robustness=findings.member(common.ROBUSTNESS, message.robustness, "spec.evaluation.robustness") or Robustness.ALL,
+        robustness=findings.member(common.ROBUSTNESS, message.robustness, "spec.evaluation.robustness")
+        or Robustness.ALL,
         include_samples=message.include_samples if message.HasField("include_samples") else True,
     )
 

@@ -13,10 +13,42 @@ from pruning_server.graph.kinds import kinds_used
 
 # What the language itself is made of.
 _LANGUAGE = frozenset(
-    """CallFunction CallMethod Closure Constant CreateObject DictConstruct Enter Exit GetAttr If Load ListConstruct
-    ListUnpack Loop SetAttr Store TupleConstruct TupleIndex TupleSlice TupleUnpack Uninitialized HasAttr isinstance
-    profile tolist unchecked_cast unchecked_unwrap_optional annotate ConstantChunk Return RaiseException LegacyTypedConstructor
-    Function LocalContext""".split()
+    [
+        "CallFunction",
+        "CallMethod",
+        "Closure",
+        "Constant",
+        "CreateObject",
+        "DictConstruct",
+        "Enter",
+        "Exit",
+        "GetAttr",
+        "If",
+        "Load",
+        "ListConstruct",
+        "ListUnpack",
+        "Loop",
+        "SetAttr",
+        "Store",
+        "TupleConstruct",
+        "TupleIndex",
+        "TupleSlice",
+        "TupleUnpack",
+        "Uninitialized",
+        "HasAttr",
+        "isinstance",
+        "profile",
+        "tolist",
+        "unchecked_cast",
+        "unchecked_unwrap_optional",
+        "annotate",
+        "ConstantChunk",
+        "Return",
+        "RaiseException",
+        "LegacyTypedConstructor",
+        "Function",
+        "LocalContext",
+    ]
 )
 _KNOWN = {"aten": TORCH_OPERATORS, "prim": PRIM_OPERATORS | _LANGUAGE}
 
