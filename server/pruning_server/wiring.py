@@ -14,6 +14,7 @@ from pruning_server.adapters.clock import SystemClock
 from pruning_server.adapters.containment import Containment
 from pruning_server.adapters.data_folder import DataFolder
 from pruning_server.adapters.executor import ExecutorLimits, LocalExecutor
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.adapters.gate import GateProcess
 from pruning_server.adapters.inspector import InspectionLimits, LocalInspector
 from pruning_server.adapters.job_store import SqliteJobStore
@@ -56,7 +57,7 @@ class Addresses:
 
 
 class Server:
-    """A whole server on one data folder.
+    """A whole server on one data folder. `failpoints`: where tests make it fail.
 
     Raises:
         PreconditionError: the data folder is in use, not ours, or cannot be read and written; or the machine cannot contain
@@ -64,8 +65,9 @@ class Server:
         InvalidRequestError: an address is taken, or the TLS files do not fit.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, failpoints: Failpoints = no_failpoints) -> None:
         self._settings = settings
+        self._failpoints = failpoints
         self._draining = False
         access = AccessFiles.read(settings)
         # Undoes what was opened if a later step fails; kept for `stop` if none does.
@@ -76,7 +78,7 @@ class Server:
             self._metrics = PrometheusMetrics()
             opened.callback(self._metrics.close)
             with self._folder.faults_explained():
-                self._database = MeasuredDatabase(self._folder.database, self._metrics)
+                self._database = MeasuredDatabase(self._folder.database, self._metrics, failpoints=failpoints)
                 opened.callback(self._database.close)
                 self._wire(access)
             metrics_address = self._metrics.serve(settings.metrics_address)
@@ -131,6 +133,7 @@ class Server:
             settings.upload_retention_seconds,
             settings.max_artifact_bytes,
             max_bytes_per_owner=settings.max_bytes_per_principal,
+            failpoints=self._failpoints,
         )
         is_sandboxed = self._sandbox is not None
         gate = GateProcess(clock=clock, deadline_seconds=settings.gate_timeout_seconds, is_sandboxed=is_sandboxed)
@@ -146,6 +149,7 @@ class Server:
                 limits=_executor_limits(settings),
                 service_version=__version__,
                 containment=Containment(is_sandboxed, delegated()),
+                failpoints=self._failpoints,
             ),
             probe=self._probe,
             metrics=self._metrics,

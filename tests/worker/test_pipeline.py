@@ -233,7 +233,6 @@ def test_weights_are_trained_where_the_archive_wants_no_gradient(table: dict[str
         (Loss.BCE_WITH_LOGITS, "one_hot", "multilabel"),
         (Loss.CROSS_ENTROPY, "labels", "classification"),
         (None, "labels", "classification"),
-        (None, "one_hot", "regression"),
         (None, "column", "classification"),
         (None, "none", "agreement"),
         (Loss.L1, "none", "agreement"),

@@ -19,6 +19,7 @@ from pruning_server.adapters.artifact_upload import CompleteUpload, PartUpload
 from pruning_server.adapters.blob_files import BlobFiles, storage_full
 from pruning_server.adapters.database import Database
 from pruning_server.adapters.exclusive import Exclusive
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.errors import (
     CapacityError,
     InvalidRequestError,
@@ -56,6 +57,7 @@ class LocalArtifactStore:
         sync_every_bytes: so many bytes of an upload are made durable at a time.
         orphan_grace_seconds: how old a file that no row names must be before it is removed.
         max_bytes_per_owner: an upload that would leave its owner with more is refused; None: none is.
+        failpoints: where tests make it fail.
     """
 
     def __init__(  # noqa: PLR0913 - the store's whole policy, each part by its name
@@ -71,9 +73,10 @@ class LocalArtifactStore:
         sync_every_bytes: int = SYNC_EVERY_BYTES,
         orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS,
         max_bytes_per_owner: int | None = None,
+        failpoints: Failpoints = no_failpoints,
     ) -> None:
         self._database = database
-        self._files = BlobFiles(root)
+        self._files = BlobFiles(root, failpoints)
         self._clock = clock
         self._retention_seconds = retention_seconds
         self._upload_retention_seconds = upload_retention_seconds

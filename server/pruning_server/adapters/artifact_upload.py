@@ -32,6 +32,7 @@ class PartUpload:
 
     def __init__(self, records: UploadRecords, files: BlobFiles, artifact: Artifact, *, sync_every_bytes: int) -> None:
         self._records = records
+        self._reach = files.reach
         self._artifact = artifact
         self._sync_every_bytes = sync_every_bytes
         # Set once the file is finished or cannot be trusted: from then on nothing of it is noted as durable.
@@ -65,6 +66,7 @@ class PartUpload:
                 " size that the file has",
             )
         with full_disk_explained():
+            self._reach("upload.write")
             write_all(self._fd, data, offset)
         self._digest.update(data)
         self._position += size
@@ -107,6 +109,7 @@ class PartUpload:
     def _sync(self) -> None:
         try:
             with full_disk_explained():
+                self._reach("upload.sync")
                 os.fsync(self._fd)
         except BaseException:
             # The system reports a lost write once; a second sync would succeed although the bytes are gone.

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.errors import CapacityError, InvalidArtifactError, Reason
 
 BLOCK_BYTES = 2**20
@@ -39,8 +40,9 @@ class StagedFile:
 class BlobFiles:
     """Paths, durable renames and removals below `root`; every folder and file is for this user only."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, failpoints: Failpoints = no_failpoints) -> None:
         self.root = root
+        self.reach = failpoints
         self._blobs = root / "blobs"
         self._uploads = root / "uploads"
         for folder in (root, self._blobs, self._uploads):
@@ -69,8 +71,10 @@ class BlobFiles:
             if not blob.parent.is_dir():
                 blob.parent.mkdir(mode=0o700, exist_ok=True)
                 fsync_folder(self._blobs)
+            self.reach("publish.before")
             file.replace(blob)
             fsync_folder(blob.parent)
+            self.reach("publish.after")
 
     def remove_blob(self, sha256: str) -> int:
         """Removes a finished file; whoever has it open reads on. Returns the bytes freed."""
@@ -107,7 +111,9 @@ class BlobFiles:
             with _open_plain(source) as source_fd, full_disk_explained():
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
+                    self.reach("stage.write")
                     sha256, size_bytes = _copy(source_fd, fd)
+                    self.reach("stage.sync")
                     os.fsync(fd)
                 finally:
                     os.close(fd)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.adapters.migrations import load_migrations, statements
 from pruning_server.errors import CapacityError, PreconditionError, Reason, UnavailableError
 
@@ -29,15 +30,22 @@ class Database:
         path: the file; created, readable by this user only, if it is missing.
         busy_timeout_seconds: how long a transaction waits for another process that holds the file.
         migrations: SQL of each step of the schema.
+        failpoints: where tests make it fail.
 
     Raises:
         PreconditionError: the file is not ours, or was written by a newer version of the server.
     """
 
     def __init__(
-        self, path: Path, *, busy_timeout_seconds: float = 10.0, migrations: Sequence[str] | None = None
+        self,
+        path: Path,
+        *,
+        busy_timeout_seconds: float = 10.0,
+        migrations: Sequence[str] | None = None,
+        failpoints: Failpoints = no_failpoints,
     ) -> None:
         self._path = path
+        self._reach = failpoints
         self._busy_timeout_seconds = busy_timeout_seconds
         self._write_lock = threading.Lock()
         self._readers_lock = threading.Lock()
@@ -77,7 +85,9 @@ class Database:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._reach("commit.before")
                 self._writer.execute("COMMIT")
+                self._reach("commit.after")
             finally:
                 # After an exception, or a commit that failed. A full disk may have rolled back by itself.
                 if self._writer.in_transaction:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pruning_server.adapters.containment import NO_WALLS, Containment
 from pruning_server.adapters.exits import ExitCause, Overdue, WorkerEnd, failure_of
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.adapters.process import Child, child_environment, python_command, visible_cuda_device
 from pruning_server.adapters.run_folder import FINAL_MODEL, RunFolder, remove_stale, sha256_of
 from pruning_server.adapters.supervisor import Supervisor, WorkerLimits
@@ -69,12 +70,13 @@ class _Parts:
     service_version: str
     worker_command: tuple[str, ...]
     containment: Containment
+    failpoints: Failpoints
 
 
 class LocalExecutor:
     """One worker process per run, on this machine. Removes the folders that earlier servers left when it is made."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a run needs, each part by its name
         self,
         *,
         root: Path,
@@ -85,8 +87,11 @@ class LocalExecutor:
         service_version: str,
         worker_command: tuple[str, ...] = WORKER_COMMAND,
         containment: Containment = NO_WALLS,
+        failpoints: Failpoints = no_failpoints,
     ) -> None:
-        self._parts = _Parts(root, gate, artifacts, clock, limits, service_version, worker_command, containment)
+        self._parts = _Parts(
+            root, gate, artifacts, clock, limits, service_version, worker_command, containment, failpoints
+        )
         remove_stale(root)
 
     def run(
@@ -185,6 +190,7 @@ class _LocalRun:
                 policy=containment.policy(allowance, is_cuda=self._device.startswith("cuda")),
             ) as child,
         ):
+            self._parts.failpoints("worker.spawned")
             if group is not None:
                 group.add(child.pid)
             supervisor = Supervisor(

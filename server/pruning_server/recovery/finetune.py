@@ -23,15 +23,15 @@ from pruning_server.recovery.schedule import TARGET_STEPS
 from pruning_server.recovery.trainer import Recipe, Trainer, steps_per_epoch
 
 # The highest rate first.
-NORMALIZED_RECIPES = tuple(Recipe(Rule.MOMENTUM, rate) for rate in (0.04, 0.02, 0.01, 0.004))
+NORMALIZED_RECIPES = tuple(Recipe(Rule.MOMENTUM, rate) for rate in (0.08, 0.04, 0.02, 0.01, 0.004))
 OTHER_RECIPES = (Recipe(Rule.ADAMW, 3e-3), Recipe(Rule.ADAMW, 1e-3), Recipe(Rule.ADAMW, 3e-4))
 # What so few steps leave says little of a whole training. One this short is therefore run whole at every rate, as long as
 # all of them together take no more steps than an automatic training.
 MIN_TRIAL_STEPS, MAX_TRIAL_STEPS = 30, 100
 # Of the steps of the request, for all trials together.
 TRIED_SHARE = 0.2
-# High rates win late (Le and Hua, 2021, arXiv 2105.03193): the highest whose trial is hardly worse than the best one's.
-MAX_TRIAL_LOSS_RATIO = 1.01
+# High rates win late (Le and Hua, 2021, arXiv 2105.03193): the highest whose trial is not much worse than the best one's.
+MAX_TRIAL_LOSS_RATIO = 1.08
 # Fitting once more costs as much again; fewer additional samples are not worth it.
 MIN_ADDED_SHARE = 0.2
 
@@ -191,7 +191,7 @@ def _try(lesson: Lesson, recipe: Recipe, steps: int, augmentation: Augmentation 
 
 
 def _highest(recipes: Sequence[Recipe], losses: Sequence[float]) -> Recipe:
-    """The highest rate whose loss is hardly above the best."""
+    """The highest rate whose loss is not much above the best."""
     best = min(losses)
     limit = best * MAX_TRIAL_LOSS_RATIO if best > 0 else best
     return next((one for one, loss in zip(recipes, losses, strict=True) if loss <= limit), recipes[-1])

@@ -128,12 +128,14 @@ def _require_samples_first(trial: _Trial, feed: Feed, together: torch.Tensor, si
     Raises:
         JobFailureError: MODEL_OUTPUT_UNSUPPORTED: the samples stand on another axis, or are not told apart.
     """
-    many, shapes = (
-        min(OBSERVED_BATCH, len(feed.samples)),
-        f"{list(single.shape)} for one sample and {list(together.shape)}",
-    )
-    if not together.ndim and not single.ndim and many > 1:
-        text = "The model returns one number for a whole batch, as losses do. An output for each sample is needed: name it with output_selector (--output-selector), or return it."
+    many = min(OBSERVED_BATCH, len(feed.samples))
+    shapes = f"{list(single.shape)} for one sample and {list(together.shape)}"
+    # A model that returns nothing else is run on one sample at a time.
+    if trial.rule.selector and not together.ndim and not single.ndim and many > 1:
+        text = (
+            "That output is one number for a whole batch, as losses are. One for each sample is needed: name another with "
+            "output_selector (--output-selector)."
+        )
         raise JobFailureError(Reason.MODEL_OUTPUT_UNSUPPORTED, text)
     if together.ndim == single.ndim:
         differing = [axis for axis in range(together.ndim) if together.shape[axis] != single.shape[axis]]

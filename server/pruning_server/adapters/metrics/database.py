@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pruning_server.adapters.database import Database
+from pruning_server.adapters.failpoints import Failpoints, no_failpoints
 from pruning_server.errors import Reason, ServiceError
 
 _DATABASE_REASONS = frozenset({Reason.STORAGE_FULL, Reason.DATABASE_BUSY})
@@ -34,14 +35,20 @@ class MeasuredDatabase(Database):
         path: the file.
         metrics: where to.
         monotonic: a clock in seconds.
+        failpoints: where tests make it fail.
     """
 
     def __init__(
-        self, path: Path, metrics: TransactionMetrics, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        metrics: TransactionMetrics,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        failpoints: Failpoints = no_failpoints,
     ) -> None:
         self._metrics = metrics
         self._monotonic = monotonic
-        super().__init__(path)
+        super().__init__(path, failpoints=failpoints)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
