@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .tools/node_modules/.bin/buf
 PROTOS := $(wildcard protos/pruning_api/v1/*.proto)
 
-.PHONY: help install demo test lint types protos report-schema drift buf check package-check image-check bench-transfer bench-idle bench-sandbox bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo clean
+.PHONY: help install demo test fuzz lint types protos report-schema drift buf check package-check image-check bench-transfer bench-idle bench-sandbox bench-crash bench-overload bench-shrink bench-risk bench-drop bench-dynamic bench-gate bench-continue bench-conditions bench-accuracy zoo chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,8 +82,15 @@ bench-overload: $(VENV)/.installed ## Ten times the load, 500 stuck watchers, ca
 bench-coverage: $(VENV)/.installed ## How often 95 % intervals hold the truth: the tables of docs/statistics.md
 	$(BIN)/python benchmarks/interval_coverage.py
 
+fuzz: $(VENV)/.installed ## 5,000 mutated archives, 2,000 datasets, 2,000 requests: no death, no hang, every answer typed
+	PYTHONPATH=tests $(BIN)/python benchmarks/fuzz.py $(OPTIONS)
+
 bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 	PYTHONPATH=tests $(BIN)/python benchmarks/crash.py
+
+# 500 kills take about 10 minutes on two idle cores; HOURS=n goes on for so long, BUG=lost-job is the control, which must fail.
+chaos: $(VENV)/.installed ## kill -9 of the server amid 8 clients, 500 times, or for HOURS=n; what was promised must be there after
+	PYTHONPATH=tests $(BIN)/python -m helpers.chaos --seed $(or $(SEED),0) $(if $(HOURS),--hours $(HOURS)) $(if $(BUG),--bug $(BUG))
 
 # What the wire API must not break: the last release; before the first one, what is committed.
 BUF_AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)

@@ -22,7 +22,7 @@ from pruning_client.connection import (
     Connection,
     TlsOptions,
 )
-from pruning_client.errors import DataLossError, InvalidRequestError, NotFoundError, WaitTimeoutError
+from pruning_client.errors import DataLossError, NotFoundError, WaitTimeoutError
 from pruning_client.retries import RetryPolicy, Timing
 from pruning_client.sources import paths_of, replace_paths
 from pruning_client.spec import Dynamic, RemoteFile, ScalarValue, Source, StoredArtifact, Submission
@@ -199,15 +199,10 @@ class PruningClient:
         pending = replace_paths(submission, lambda _path: StoredArtifact(NOT_SENT))
         if isinstance(strategy, Dynamic) and strategy.continue_from_job_id:  # whose model the server has
             pending = dataclasses.replace(pending, model=StoredArtifact(""))
-        request = job_api.CreatePruningJobRequest(spec=spec_to_wire(pending), validate_only=True)
+        spec = spec_to_wire(pending)
+        request = job_api.CreatePruningJobRequest(spec=spec, validate_only=True, files_pending=True)
         request.request_id = str(uuid.uuid4())
-        try:
-            self._connection.unary(
-                self._connection.jobs.CreatePruningJob, request, timeout_seconds=CHECK_TIMEOUT_SECONDS
-            )
-        except InvalidRequestError as error:
-            if error.reason != "ARTIFACT_NOT_FOUND" or NOT_SENT not in str(error):
-                raise
+        self._connection.unary(self._connection.jobs.CreatePruningJob, request, timeout_seconds=CHECK_TIMEOUT_SECONDS)
 
     def store(
         self,

@@ -67,15 +67,15 @@ class ArmedFailpoints:
     def __init__(self, text: str) -> None:
         self._rules = [Rule.parse(part) for part in text.split(";") if part]
         self._lock = threading.Lock()
-        self._visits = collections.Counter[Rule]()
+        self.visits = collections.Counter[Rule]()
 
     def __call__(self, name: str) -> None:
         place = f"{name}/{_who()}" if name.startswith("commit.") else name
         for rule in self._rules:
             if rule.covers(place):
                 with self._lock:
-                    self._visits[rule] += 1
-                    is_due = rule.hit in {None, self._visits[rule]}
+                    self.visits[rule] += 1
+                    is_due = rule.hit in {None, self.visits[rule]}
                 if is_due:
                     ACTIONS[rule.action](name, rule.argument)
 

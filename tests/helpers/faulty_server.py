@@ -21,18 +21,36 @@ from pathlib import Path
 
 from pruning_server import wiring
 from pruning_server.__main__ import main as serve
-from pruning_server.adapters import executor, probe
+from pruning_server.adapters import executor
 from pruning_server.adapters.artifact_shelf import ArtifactShelf
 from pruning_server.adapters.job_store import SqliteJobStore
 from pruning_server.adapters.process import python_command
 from pruning_server.jobs.model import Job
+from pruning_server.jobs.probe import Probe
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from helpers import standin_worker
 from helpers.failpoints import VARIABLE, ArmedFailpoints
 
 PROGRAM = (str(Path(__file__)),)
 BUG_VARIABLE = "BUG"
+
+
+class KnownProbe:
+    """Fills `jobs.ports.ProbeSource` with what the stand-ins can do, without asking a process."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        """Does nothing."""
+
+    def stop(self) -> None:
+        """Does nothing."""
+
+    def get(self, _timeout_seconds: float) -> Probe:
+        return standin_worker.PROBE
 
 
 def _lose_a_job_at_restart() -> None:
@@ -70,7 +88,7 @@ def _lose_an_event_at_restart() -> None:
 
 def _leave_orphans() -> None:
     """Collection leaves the files that no row names."""
-    ArtifactShelf.remove_orphan = lambda self, blob: 0  # type: ignore[method-assign]
+    ArtifactShelf.remove_orphan = lambda *_: 0  # type: ignore[assignment,method-assign]
 
 
 BUGS = {"lost-job": _lose_a_job_at_restart, "lost-event": _lose_an_event_at_restart, "orphan-blob": _leave_orphans}
@@ -79,9 +97,9 @@ BUGS = {"lost-job": _lose_a_job_at_restart, "lost-event": _lose_an_event_at_rest
 def run(argv: Sequence[str]) -> int:
     """Runs a server with the faults that the environment names."""
     worker = python_command(str(Path(__file__).with_name("standin_worker.py")))
-    executor_type, probe_type, server_type = executor.LocalExecutor, probe.WorkerProbe, wiring.Server
+    executor_type, server_type = executor.LocalExecutor, wiring.Server
     wiring.LocalExecutor = functools.partial(executor_type, worker_command=worker)  # type: ignore[assignment,misc]
-    wiring.WorkerProbe = functools.partial(probe_type, command=worker)  # type: ignore[assignment,misc]
+    wiring.WorkerProbe = KnownProbe  # type: ignore[assignment,misc]
     failpoints = ArmedFailpoints(os.environ.get(VARIABLE, ""))
     wiring.Server = functools.partial(server_type, failpoints=failpoints)  # type: ignore[assignment,misc]
     if os.environ.get(BUG_VARIABLE):
@@ -102,7 +120,8 @@ def nursery() -> int:
             os.read(reader, 1)
             _become_server(order)
         os.close(reader)
-        print(json.dumps({"pid": pid}), flush=True)
+        # One write: a line is there whole or not at all.
+        os.write(1, json.dumps({"pid": pid}).encode() + b"\n")
         os.close(writer)
     return 0
 

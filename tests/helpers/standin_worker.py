@@ -201,8 +201,10 @@ class Worker:
         job = self.job()
         if job.attempt == 1 and f"die_in={phase.value}" in job.spec.exclude_layers:
             os.kill(os.getpid(), signal.SIGKILL)
-        if job.attempt == 1 and f"kill_server_in={phase.value}" in job.spec.exclude_layers:
-            os.kill(os.getppid(), signal.SIGKILL)
+        server, is_due = os.getppid(), f"kill_server_in={phase.value}" in job.spec.exclude_layers
+        # An orphan has another parent, who must not suffer for it.
+        if job.attempt == 1 and is_due and os.environ["PRUNING_PARENT_PID"] == str(server):
+            os.kill(server, signal.SIGKILL)
 
     def do_own_report(self, _: str) -> None:
         self.report_extra = {"job_id": self.job().job_id}

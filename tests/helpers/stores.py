@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pruning_server.adapters.artifact_store import LocalArtifactStore
 from pruning_server.adapters.database import Database
+from pruning_server.adapters.failpoints import no_failpoints
 from pruning_server.adapters.job_store import SqliteJobStore
 from pruning_server.errors import Reason
 from pruning_server.jobs.events import Event, StateEvent
@@ -78,8 +79,9 @@ class OpenStores:
 
 
 def open_sqlite(folder: Path, clock: ManualClock, **options: object) -> OpenStores:
-    """The embedded default. `options` go to the artifact store."""
-    database = Database(folder / "server.db")
+    """The embedded default. `options` go to the artifact store, `failpoints` to the database as well."""
+    reach = options.get("failpoints", no_failpoints)
+    database = Database(folder / "server.db", failpoints=reach)  # type: ignore[arg-type]
     announced: list[str] = []
     jobs = SqliteJobStore(database, clock, RETENTION_SECONDS, on_change=announced.append)
     artifacts = LocalArtifactStore(

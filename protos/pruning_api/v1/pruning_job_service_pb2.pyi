@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreatePruningJobRequest(_message.Message):
-    __slots__ = ("request_id", "spec", "validate_only", "labels")
+    __slots__ = ("request_id", "spec", "validate_only", "labels", "files_pending")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -24,11 +24,13 @@ class CreatePruningJobRequest(_message.Message):
     SPEC_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    FILES_PENDING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     spec: _spec_pb2.PruningSpec
     validate_only: bool
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.PruningSpec, _Mapping]] = ..., validate_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    files_pending: bool
+    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.PruningSpec, _Mapping]] = ..., validate_only: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., files_pending: bool = ...) -> None: ...
 
 class CreatePruningJobResponse(_message.Message):
     __slots__ = ("job",)

@@ -58,6 +58,12 @@ class DataFolder:
                 " give this user the right to write there",
             ) from error
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+                raise PreconditionError(
+                    Reason.DATABASE_UNUSABLE,
+                    f"{self.database} cannot be written ({error}); give this user the right to write there and in its folder,"
+                    " or choose another data folder with --data-dir",
+                ) from error
             raise PreconditionError(
                 Reason.DATABASE_UNUSABLE,
                 f"{self.database} is damaged or cannot be used ({error}); restore it from a backup, or choose another data"

@@ -39,6 +39,22 @@ from pruning_server.spec.artifacts import ModelSummary
 # A record is deflated only where that saves at least a tenth: reading it back costs time and memory.
 _WORTHWHILE_PERCENT = 90
 
+# What torch's reader knows besides the archive's own classes and torch's types of storage.
+_GLOBALS = frozenset(
+    [
+        "builtins complex",
+        "collections OrderedDict",
+        "torch device",
+        "torch._utils _rebuild_sparse_tensor",
+        "torch._utils _rebuild_tensor_v2",
+        "torch.jit._pickle build_boollist",
+        "torch.jit._pickle build_doublelist",
+        "torch.jit._pickle build_intlist",
+        "torch.jit._pickle build_tensor_from_id",
+        "torch.jit._pickle build_tensorlist",
+        "torch.jit._pickle restore_type_tag",
+    ]
+)
 _UNSUPPORTED_GLOBALS = ("__torch__.torch.classes.", "torch._utils _rebuild_qtensor", "torch per_")
 
 
@@ -148,6 +164,13 @@ def _check_globals(summary: PickleSummary) -> None:
     for name in sorted(summary.globals):
         if name.startswith(_UNSUPPORTED_GLOBALS):
             raise _unsupported(name.replace(" ", "."))
+        module = name.partition(" ")[0]
+        # Types of storages that are not known are refused by their size, which is not known either.
+        is_storage = module == "torch" and name.endswith("Storage")
+        if name not in _GLOBALS and not is_storage and module.partition(".")[0] != "__torch__":
+            raise MODEL_REFUSALS.is_refused(
+                f"a pickle of the archive names {shown(name.replace(' ', '.'))}, which TorchScript does not write"
+            )
 
 
 def _check_sources(source: BinaryIO, records: dict[str, Entry]) -> dict[str, source_rules.Source]:

@@ -36,6 +36,9 @@ STORAGE_BYTES = {
     "torch Float8_e5m2fnuzStorage": 1,
 }
 _STORAGE_TUPLE_LENGTH = 5
+# As many as a tensor may have axes.
+_MAX_TUPLE_LENGTH = 64
+_REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 _MAX_MEMO = 1 << 22
 
 
@@ -180,8 +183,8 @@ def _index(argument: object) -> int:
 
 def _tuple(machine: _Machine, _: object) -> None:
     values = machine.pop_to_mark()
-    # Longer ones are sizes and strides of tensors, or the caller's own; nothing asks for them.
-    machine.stack.append(tuple(values) if len(values) <= _STORAGE_TUPLE_LENGTH else _OPAQUE)
+    # Longer ones are the caller's own; nothing asks for them.
+    machine.stack.append(tuple(values) if len(values) <= _MAX_TUPLE_LENGTH else _OPAQUE)
 
 
 def _tuple_of(length: int) -> Callable[[_Machine, object], None]:
@@ -231,10 +234,28 @@ def _new_object(machine: _Machine, _: object) -> None:
 
 
 def _reduce(machine: _Machine, _: object) -> None:
-    machine.pop()
-    if not isinstance(machine.pop(), Global):
+    given, called = machine.pop(), machine.pop()
+    if not isinstance(called, Global):
         raise ValueError("a call names no function")  # noqa: TRY004 - as above
+    if called.name == _REBUILD_TENSOR:
+        _check_view(given)
     machine.stack.append(_OPAQUE)
+
+
+def _check_view(given: object) -> None:
+    """(storage, offset, sizes, strides, ...), in elements: what a tensor shows lies in its storage."""
+    if not isinstance(given, tuple) or len(given) < 4 or not isinstance(given[0], Storage):
+        raise ValueError("a tensor has no storage, sizes and strides")
+    storage, offset, sizes, strides = given[:4]
+    if not isinstance(sizes, tuple) or not isinstance(strides, tuple) or len(sizes) != len(strides):
+        raise ValueError("the sizes and strides of a tensor do not fit together")
+    if any(not isinstance(number, int) or number < 0 for number in (offset, *sizes, *strides)):
+        raise ValueError("an offset, size or stride of a tensor is no number, or negative")
+    if storage.size_bytes is None:
+        return
+    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    if 0 not in sizes and (last + 1) * STORAGE_BYTES[storage.kind] > storage.size_bytes:
+        raise ValueError("a tensor reaches beyond its storage")
 
 
 def _storage(machine: _Machine, _: object) -> None:
@@ -247,8 +268,9 @@ def _storage(machine: _Machine, _: object) -> None:
         raise ValueError("a storage is not described by a type, a key and a size")
     element_bytes = STORAGE_BYTES.get(kind.name)
     size_bytes = None if element_bytes is None else elements * element_bytes
-    machine.storages[Storage(key, kind.name, size_bytes)] = None
-    machine.stack.append(_OPAQUE)
+    storage = Storage(key, kind.name, size_bytes)
+    machine.storages[storage] = None
+    machine.stack.append(storage)
 
 
 _STEPS: dict[str, Callable[[_Machine, object], None]] = {

@@ -2,13 +2,15 @@
 
 The archive's source is a program. torch would compile all of it, and run some of it (`__setstate__`) while loading. Here
 every file is parsed without running anything, and whatever is not known is refused by name: operators are called where
-they stand and nowhere else, so that none can be passed on under another name.
+they stand and nowhere else, so that none can be passed on under another name. What a name stands for is not guessed: only
+functions of the archive may be called under a name of their own, and classes and functions are those that it defines.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +32,9 @@ _NODES = (
 )  # fmt: skip
 _SPACES = {"torch": TORCH_OPERATORS, "ops.aten": TORCH_OPERATORS, "ops.prim": PRIM_OPERATORS}
 _ROOTS = frozenset({"torch", "ops"})
+_CLASSES = "__torch__"
+"""Where the classes and functions of the archive are; torch's own, of C++, are in it too."""
+
 _BUILTINS = frozenset(
     [
         "annotate",
@@ -58,6 +63,9 @@ _BUILTINS = frozenset(
         "zip",
     ]
 )
+_NEVER_A_FUNCTION = frozenset({"print", "fork", "awaitable"})
+"""What torch runs under these names, whatever stands for them further down."""
+
 _MADE_BY_TORCH = frozenset({"__new__"})
 """Methods that every class has."""
 
@@ -84,7 +92,8 @@ def parse(data: bytes, record: str, refusals: Refusals) -> Source:
         byte = found.group()[0]
         raise refusals.is_corrupt(f"the source {shown(record)} is not TorchScript: the byte {byte:#04x} is not in any")
     try:
-        tree = ast.parse(data)
+        # Comments on types are read by torch, and are nothing to Python unless it is asked.
+        tree = ast.parse(data, type_comments=True)
     except (SyntaxError, ValueError) as error:
         raise refusals.is_corrupt(f"the source {shown(record)} is not TorchScript ({error})") from error
     except (RecursionError, MemoryError) as error:
@@ -103,12 +112,13 @@ def check(sources: tuple[Source, ...], refusals: Refusals) -> None:
         InvalidArtifactError: names the operator or the statement, and where it stands.
     """
     methods = {name for source in sources for name in _defined(source.tree)}
+    qualified = frozenset(name for source in sources for name in _qualified(source))
     for name in sorted(_RUN_WHILE_LOADING & methods):
         raise refusals.is_refused(
             f"a class of the model defines {name}, which torch would run while it loads the model; save the model without it"
         )
     for source in sources:
-        _Walk(source, refusals, methods, frozenset(_bound(source.tree))).run()
+        _Walk(source, refusals, methods, qualified).run()
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -116,13 +126,36 @@ def _defined(tree: ast.Module) -> Iterator[str]:
     return (node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef))
 
 
-def _bound(tree: ast.Module) -> Iterator[str]:
-    """Names that stand for a value of the program; what they stand for was checked where it was written."""
-    for node in ast.walk(tree):
+def _qualified(source: Source) -> Iterator[str]:
+    """The dotted names of what a file defines: `code/__torch__/a.py` defines `__torch__.a.C`."""
+    module = source.record.removeprefix("code/").removesuffix(".py").replace("/", ".")
+    for node in source.tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield f"{module}.{node.name}"
+
+
+@dataclass(frozen=True)
+class _Locals:
+    """Names of values in a function. `callable`: those that stand for functions of the archive and for nothing else."""
+
+    bound: frozenset[str] = frozenset()
+    callable: frozenset[str] = frozenset()
+
+
+def _locals_of(function: ast.FunctionDef) -> _Locals:
+    named: Counter[str] = Counter()
+    bound: Counter[str] = Counter()
+    for node in ast.walk(function):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+            bound[node.id] += 1
         elif isinstance(node, ast.arg):
-            yield node.arg
+            bound[node.arg] += 1
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            parts = _dotted(node.value)
+            if parts is not None and parts[0] == _CLASSES:
+                named[node.targets[0].id] += 1
+    aliases = frozenset(name for name, count in named.items() if count == bound[name])
+    return _Locals(frozenset(bound), aliases - _NEVER_A_FUNCTION)
 
 
 def _depth(tree: ast.AST) -> int:
@@ -136,29 +169,38 @@ def _depth(tree: ast.AST) -> int:
 
 @dataclass(frozen=True)
 class _Walk:
-    """One file; `methods`: what classes of the archive define; `bound`: names of values in it."""
+    """One file; `methods`: names that classes of the archive define; `qualified`: dotted names of all its definitions."""
 
     source: Source
     refusals: Refusals
     methods: set[str]
-    bound: frozenset[str]
+    qualified: frozenset[str]
 
     def run(self) -> None:
-        waiting: list[ast.AST] = [self.source.tree]
+        waiting: list[tuple[ast.AST, _Locals | None]] = [(self.source.tree, None)]
         while waiting:
-            node = waiting.pop()
+            node, names = waiting.pop()
             if not isinstance(node, _NODES):
                 raise self._no(node, f"the statement {type(node).__name__}, which torch.jit.save does not write")
-            waiting.extend(self._below(node))
+            if getattr(node, "type_comment", None) is not None:
+                raise self._no(node, "a type in a comment, which torch.jit.save does not write")
+            if isinstance(node, ast.FunctionDef):
+                if names is not None:
+                    raise self._no(
+                        node, f"the function {shown(node.name)} inside of another one, which is not run here"
+                    )
+                names = _locals_of(node)
+            waiting.extend((child, names) for child in self._below(node, names or _Locals()))
 
-    def _below(self, node: ast.AST) -> Iterator[ast.AST]:
+    def _below(self, node: ast.AST, names: _Locals) -> Iterator[ast.AST]:
         """What is still to be looked at."""
         if isinstance(node, ast.Call):
-            if self._is_called_by_name(node.func):
+            if self._is_called_by_name(node.func, names):
                 yield from (*node.args, *node.keywords)
                 return
-        elif isinstance(node, ast.Attribute) and (name := _dotted(node)) is not None and name[0] in _ROOTS:
-            raise self._no(node, f"{'.'.join(name)}, which it does not call")
+        elif isinstance(node, ast.Attribute) and (name := _dotted(node)) is not None:
+            self._check_attribute(node, name)
+            return
         elif isinstance(node, ast.ClassDef):
             # Names of attributes, which may be any.
             for item in node.body:
@@ -166,17 +208,27 @@ class _Walk:
             yield from (*node.bases, *node.keywords, *node.decorator_list)
             return
         elif _names_a_root(node):
-            raise self._no(node, "the name torch or ops for something else than an operator")
+            raise self._no(node, "the name torch, ops or __torch__ for something else than an operator or a class")
         yield from ast.iter_child_nodes(node)
 
-    def _is_called_by_name(self, called: ast.expr) -> bool:
+    def _check_attribute(self, node: ast.Attribute, name: tuple[str, ...]) -> None:
+        """Of torch nothing is taken that is not called, and of the archive's classes only those that it defines."""
+        text = ".".join(name)
+        if name[0] in _ROOTS:
+            raise self._no(node, f"{text}, which it does not call")
+        if name[0] == _CLASSES and not any(".".join(name[:end]) in self.qualified for end in range(2, len(name) + 1)):
+            raise self._no(node, f"{shown(text)}, which the archive does not define")
+
+    def _is_called_by_name(self, called: ast.expr, names: _Locals) -> bool:
         """Whether this names an operator or a function; what names no operator, no function and no method is refused."""
         if isinstance(called, ast.Name):
-            if called.id in _BUILTINS or called.id in self.bound:
+            if called.id in names.callable or (called.id in _BUILTINS and called.id not in names.bound):
                 return True
-            raise self._no(called, f"the built-in {called.id}, which this service does not run; remove it")
+            raise self._no(called, f"the function {called.id}, which this service does not run; remove it")
         if not isinstance(called, ast.Attribute):
-            return False
+            raise self._no(
+                called, f"a call of a {type(called).__name__}, which has no name; torch.jit.save does not write that"
+            )
         name = _dotted(called)
         if name is None or name[0] not in _ROOTS:
             if called.attr not in self.methods and called.attr not in TORCH_OPERATORS | _MADE_BY_TORCH:
@@ -202,7 +254,8 @@ class _Walk:
 
 
 def _names_a_root(node: ast.AST) -> bool:
-    return (isinstance(node, ast.Name) and node.id in _ROOTS) or (isinstance(node, ast.arg) and node.arg in _ROOTS)
+    name = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg | ast.keyword) else None
+    return name == _CLASSES or name in _ROOTS
 
 
 def _dotted(node: ast.expr) -> tuple[str, ...] | None:

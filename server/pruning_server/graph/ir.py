@@ -177,6 +177,14 @@ def duplicate(module: Module) -> Module:
     return torch.jit.load(buffer)  # type: ignore[no-any-return]
 
 
+def defined_graphs(module: Module) -> Iterator[Graph]:
+    """The graphs, not inlined, of every function and of every method of every class that the module's archive defines."""
+    unit = torch._C.CompilationUnit()
+    torch._C.import_ir_module_from_buffer(unit, module.save_to_buffer(), None, {}, False)
+    for function in unit.get_functions():
+        yield function.graph
+
+
 def identity(module: Module) -> int:
     """The same number for every Python object that stands for the same module."""
     return hash(module._c)

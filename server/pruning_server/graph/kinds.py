@@ -16,18 +16,19 @@ _CALL = "prim::CallMethod"
 def kinds_used(module: torch.jit.ScriptModule) -> dict[str, str]:
     """Kinds of all nodes of all methods, such as `aten::relu`, each with where one of them stands in the code.
 
-    What methods of the root call is followed; where a call cannot be, the methods of all submodules are looked at, too.
+    What methods of the root call is followed. Where a call cannot be, through an interface, it may reach any class: then
+    everything that the archive defines is looked at, too.
     """
     found: dict[str, str] = {}
-    _add(module, found)
+    _add(_nodes(module), found)
     if _CALL in found:
-        for _, inner in module.named_modules():
-            _add(inner, found)
+        for graph in ir.defined_graphs(module):
+            _add(ir.walk(graph), found)
     return found
 
 
-def _add(module: Any, found: dict[str, str]) -> None:
-    for node in _nodes(module):
+def _add(nodes: Iterator[Any], found: dict[str, str]) -> None:
+    for node in nodes:
         kind = node.kind()
         if kind not in found:
             found[kind] = ir.source_of(node)

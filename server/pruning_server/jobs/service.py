@@ -130,11 +130,18 @@ class JobService:
         return job
 
     def validate(
-        self, owner: str, spec: PruningSpec, labels: Mapping[str, str], cancelled: CancelToken = NEVER_CANCELLED
+        self,
+        owner: str,
+        spec: PruningSpec,
+        labels: Mapping[str, str],
+        cancelled: CancelToken = NEVER_CANCELLED,
+        *,
+        files_pending: bool = False,
     ) -> Job:
         """Checks everything that can be checked without running; returns a job without an id, and stores none.
 
-        Files that it names by URI are fetched and kept for a while, as the check needs them.
+        Files that it names by URI are fetched and kept for a while, as the check needs them; with `files_pending` no file
+        is looked at.
 
         Raises:
             the same as `submit`, but for those of the queue and of the request_id.
@@ -142,13 +149,14 @@ class JobService:
         check_spec(spec)
         check_implemented(spec)
         self._check_open()
-        spec = self._resolve(owner, spec, cancelled)
+        if not files_pending:
+            spec = self._resolve(owner, spec, cancelled)
         return Job(
             job_id="",
             owner=owner,
             request_id="",
             spec=spec,
-            device=self._admit(owner, spec),
+            device=self._admit(owner, spec, files_pending=files_pending),
             state=JobState.QUEUED,
             attempt=0,
             max_attempts=self._max_attempts(spec),
@@ -222,15 +230,15 @@ class JobService:
         """Takes no new jobs from now on."""
         self._draining.set()
 
-    def _admit(self, owner: str, spec: PruningSpec) -> str:
+    def _admit(self, owner: str, spec: PruningSpec, *, files_pending: bool = False) -> str:
         """Checks the request against what is stored and what this server can do; returns the job's device."""
         self._check_limits(spec)
         probe = self._probe.get(30.0)
         device = resolve_device(spec.device, probe)
         check_catalogue(spec, probe)
-        # Last, so that whoever asks before uploading hears of everything else.
-        check_artifacts(owner, spec, self._artifacts)
-        check_summaries(spec, summarize(spec, self._artifacts, self._gate))
+        if not files_pending:
+            check_artifacts(owner, spec, self._artifacts)
+            check_summaries(spec, summarize(spec, self._artifacts, self._gate))
         return device
 
     def _check_open(self) -> None:

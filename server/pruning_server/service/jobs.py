@@ -84,7 +84,7 @@ class PruningJobServicer(pruning_job_service_pb2_grpc.PruningJobServiceServicer)
         owner = principal_of(context)
         ended = _ended(context)
         if request.validate_only:
-            job = self._service.validate(owner, spec, labels, ended)
+            job = self._service.validate(owner, spec, labels, ended, files_pending=request.files_pending)
         else:
             job = self._service.submit(owner, request.request_id, spec, labels, ended)
         return pruning_job_service_pb2.CreatePruningJobResponse(job=converters.job_to_wire(job))

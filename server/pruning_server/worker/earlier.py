@@ -18,6 +18,7 @@ from pruning_server.jobs.workspace import EARLIER_MODEL_FILE, EARLIER_REPORT_FIL
 from pruning_server.spec.report import FeatureHistogram
 from pruning_server.worker.archives import ModelArchive, load_module
 from pruning_server.worker.folder import RunFolder
+from pruning_server.worker.permitted import require_permitted
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ def read_earlier(files: EarlierFiles, folder: RunFolder, archive: ModelArchive) 
     """Reads the files of the earlier job.
 
     Raises:
-        JobFailureError: RESULT_REFUSED: they do not fit the model.
+        JobFailureError: RESULT_REFUSED: they do not fit the model. MODEL_REFUSED: as for any model.
     """
     try:
         report = msgspec.json.decode(folder.path(EARLIER_REPORT_FILE).read_bytes(), type=_Report)
     except msgspec.MsgspecError as error:
         raise _misfit(files.job_id, f"its report cannot be read ({error})") from error
     module = load_module(folder.path(EARLIER_MODEL_FILE), archive.device, "earlier job's model").eval()
+    require_permitted(module, "earlier job's model")
     cut = tuple(_cuts(report.layers))
     pruned = thaw(load_module(folder.path(EARLIER_MODEL_FILE), archive.device, "earlier job's model"))
     full, empty = thaw(archive.load()), thaw(archive.load())

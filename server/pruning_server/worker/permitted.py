@@ -16,7 +16,6 @@ _LANGUAGE = frozenset(
     [
         "CallFunction",
         "CallMethod",
-        "Closure",
         "Constant",
         "CreateObject",
         "DictConstruct",
