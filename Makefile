@@ -90,7 +90,7 @@ bench-crash: $(VENV)/.installed ## kill -9 of the server amid 20 real jobs
 
 # 500 kills take about 10 minutes on two idle cores; HOURS=n goes on for so long, BUG=lost-job is the control, which must fail.
 chaos: $(VENV)/.installed ## kill -9 of the server amid 8 clients, 500 times, or for HOURS=n; what was promised must be there after
-	PYTHONPATH=tests $(BIN)/python -m helpers.chaos --seed $(or $(SEED),0) $(if $(HOURS),--hours $(HOURS)) $(if $(BUG),--bug $(BUG))
+	PYTHONPATH=tests $(BIN)/python -m helpers.chaos --seed $(or $(SEED),0) $(if $(HOURS),--hours $(HOURS)) $(if $(BUG),--bug $(BUG) --kills 20)
 
 # What the wire API must not break: the last release; before the first one, what is committed.
 BUF_AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)

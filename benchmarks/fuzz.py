@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -39,7 +39,7 @@ from pruning_server.errors import InvalidArtifactError
 HANG_SECONDS = 10
 MEMORY_BYTES = 4 << 30
 BATCH = 200
-ARRAYS = {"inputs": np.ones((64, 8), np.float32), "targets": np.arange(64) % 3}
+ARRAYS: dict[str, Any] = {"inputs": np.ones((64, 8), np.float32), "targets": np.arange(64) % 3}
 _FAILED = ("DEATH", "HANG", "UNTYPED")
 # Of gRPC itself, for bytes that are no message; everything else names a reason.
 _NO_MESSAGE = "Exception deserializing request"
@@ -107,9 +107,9 @@ def _fuzz(
     number, total = 0, count + len(kept)
     while number < total:
         answers, ended = _in_child(range(number, min(number + BATCH, total)), files, check)
-        for answer, seconds in answers:
+        for given, seconds in answers:
             slowest = max(slowest, seconds)
-            answer = "HANG" if seconds > HANG_SECONDS else answer
+            answer = "HANG" if seconds > HANG_SECONDS else given
             counts[answer] += 1
             data = files(number)
             if answer == "taken":
@@ -204,7 +204,7 @@ def _send(channel: grpc.Channel, path: str, data: bytes) -> str:
             return f"HANG {path}"
         if code is grpc.StatusCode.INTERNAL and _NO_MESSAGE in details:
             return "no message"
-        typed = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+        typed = "grpc-status-details-bin" in dict(error.trailing_metadata() or ())
         is_ours = code not in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL} and typed
         return code.name if is_ours else f"UNTYPED {path} {code.name} {details[:100]}"
     return "OK"

@@ -66,7 +66,7 @@ ROUND = {
     "an alias of a method": ("    f = x.resize_\n    return f([3])\n", "function f"),
     "the name of a built-in": ("    len = x.resize_\n    return len([3])\n", "function len"),
     "a later name": ("    print(x)\n    print = x\n    return x\n", "print"),
-    "an argument elsewhere": (METHOD.format("Tensor, print: int") + "  def h(self: CLASS) -> int:\n    print(1)\n", "print"),
+    "an argument elsewhere": (METHOD.format("Tensor, fork: int") + "  def h(self: CLASS) -> int:\n    fork(1)\n", "fork"),
     "a function's name, taken again": (
         "    f = __torch__.g\n    f = x.resize_\n    return f([3])\ndef g(x: int) -> int:\n  return x\n",
         "",
@@ -102,7 +102,6 @@ ROUND = {
     "saving by another name": ('    _0 = torch.save\n    _1 = _0(x, "/tmp/x")\n    return x\n', "function _0"),
     "saving by getattr": ('    _0 = getattr(torch, "save")\n    return x\n', "torch"),
     "mapping a file": ('    return torch.from_file("/etc/passwd", True, 9)\n', "torch.from_file"),
-    "printing": ("    print(x)\n    return x\n", "print"),
     "printing by ops": ('    ops.aten._print("x")\n    return x\n', "_print"),
     "a swapped storage": ("    return torch.set_(x, x)\n", "torch.set_"),
     "a seed": ("    torch.manual_seed(1)\n    return x\n", "torch.manual_seed"),
@@ -121,10 +120,16 @@ ROUND = {
     "a quantized operator": ("    return ops.quantized.relu6(x)\n", "quantized"),
 }  # fmt: skip
 # Kernels that read or write beyond arguments that do not fit, behind operators that check them.
-BEYOND = (
-    "_reshape_alias _weight_norm_interface _native_batch_norm_legit native_batch_norm _transform_bias_rescale_qkv"
-    " slow_conv_transpose2d thnn_conv2d _scaled_dot_product_flash_attention_for_cpu"
-).split()
+BEYOND = [
+    "_native_batch_norm_legit",
+    "_reshape_alias",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_transform_bias_rescale_qkv",
+    "_weight_norm_interface",
+    "native_batch_norm",
+    "slow_conv_transpose2d",
+    "thnn_conv2d",
+]
 ROUND |= {kernel: (f"    return torch.{kernel}(x)\n", kernel) for kernel in BEYOND}
 
 
@@ -441,3 +446,23 @@ def test_safetensors(name: str) -> None:
     refused = refusal_of(lambda: check_dataset(io.BytesIO(SAFETENSORS[name])))
     assert refused is not None
     assert refused.reason.value.startswith("DATASET_")
+
+
+class Resizing(nn.Module):
+    """Operators that torch's own code names whether or not they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Upsample(scale_factor=2.0, mode="bilinear")
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.up(x)[:, 0])
+
+
+def test_what_torchs_own_layers_name_is_on_the_list() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = saved(torch.jit.script(Resizing().eval()))
+    assert "forward" in checked(data).methods
+    require_permitted(torch.jit.load(io.BytesIO(data)), "model")

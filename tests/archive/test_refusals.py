@@ -204,7 +204,7 @@ TAMPERED: dict[str, tuple[Callable[[], bytes], Reason, str]] = {
     "pickle opcode": (lambda: changed(good(), {"data.pkl": b"\x80\x02I1\n."}), Reason.MODEL_REFUSED, "INT"),
     "pickle list": (lambda: changed(good(), {"data.pkl": b"\x80\x02]."}), Reason.MODEL_NOT_TORCHSCRIPT, "module"),
     "pickle system": (
-        lambda: changed(good(), {"data.pkl": b"\x80\x02cos\nsystem\n)\x81."}), Reason.MODEL_NOT_TORCHSCRIPT, "module",
+        lambda: changed(good(), {"data.pkl": b"\x80\x02cos\nsystem\n)\x81."}), Reason.MODEL_REFUSED, "os.system",
     ),
     "unknown storage": (
         lambda: changed(good(), {"data.pkl": dict(pairs())[f"{root()}/data.pkl"].replace(b"FloatSt", b"BloatSt")}),

@@ -60,7 +60,6 @@ CALLS = {
     "a seed": ("torch.manual_seed(1)", "torch.manual_seed"),
     "a python op": ("ops.prim.PythonOp(x)", "ops.prim.PythonOp"),
     "a fork": ("ops.prim.fork(x)", "ops.prim.fork"),
-    "printing": ("print(x)", "print"),
     "a profiler": ('ops.profiler._record_function_enter("x")', "profiler"),
     "another machine": ("ops.c10d.allreduce_(x)", "c10d"),
     "another library": ("ops.torchvision.nms(x, x, 0.5)", "torchvision"),

@@ -22,7 +22,7 @@ from pathlib import Path
 from pruning_server import wiring
 from pruning_server.__main__ import main as serve
 from pruning_server.adapters import executor
-from pruning_server.adapters.artifact_shelf import ArtifactShelf
+from pruning_server.adapters.blob_files import BlobFiles
 from pruning_server.adapters.job_store import SqliteJobStore
 from pruning_server.adapters.process import python_command
 from pruning_server.jobs.model import Job
@@ -87,8 +87,8 @@ def _lose_an_event_at_restart() -> None:
 
 
 def _leave_orphans() -> None:
-    """Collection leaves the files that no row names."""
-    ArtifactShelf.remove_orphan = lambda *_: 0  # type: ignore[assignment,method-assign]
+    """Deleting an artifact leaves its file."""
+    BlobFiles.remove_blob = lambda *_: 0  # type: ignore[assignment,method-assign]
 
 
 BUGS = {"lost-job": _lose_a_job_at_restart, "lost-event": _lose_an_event_at_restart, "orphan-blob": _leave_orphans}

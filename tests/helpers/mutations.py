@@ -259,7 +259,7 @@ def _set_somewhere(chance: Random, message: Any, depth: int) -> None:
 
 def _set_message(chance: Random, message: Any, field: FieldDescriptor, depth: int) -> None:
     value = getattr(message, field.name)
-    if field.message_type.GetOptions().map_entry:
+    if field.message_type is None or field.message_type.GetOptions().map_entry:
         return
     if field.is_repeated:
         value = value.add()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _BUILTINS = frozenset(
         "list",
         "max",
         "min",
+        "print",  # goes to a log of 64 KiB
         "range",
         "reversed",
         "str",
@@ -92,8 +94,10 @@ def parse(data: bytes, record: str, refusals: Refusals) -> Source:
         byte = found.group()[0]
         raise refusals.is_corrupt(f"the source {shown(record)} is not TorchScript: the byte {byte:#04x} is not in any")
     try:
-        # Comments on types are read by torch, and are nothing to Python unless it is asked.
-        tree = ast.parse(data, type_comments=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Comments on types are read by torch, and are nothing to Python unless it is asked.
+            tree = ast.parse(data, type_comments=True)
     except (SyntaxError, ValueError) as error:
         raise refusals.is_corrupt(f"the source {shown(record)} is not TorchScript ({error})") from error
     except (RecursionError, MemoryError) as error:

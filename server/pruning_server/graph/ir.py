@@ -179,8 +179,10 @@ def duplicate(module: Module) -> Module:
 
 def defined_graphs(module: Module) -> Iterator[Graph]:
     """The graphs, not inlined, of every function and of every method of every class that the module's archive defines."""
-    unit = torch._C.CompilationUnit()
-    torch._C.import_ir_module_from_buffer(unit, module.save_to_buffer(), None, {}, False)
+    # Their declared types are not those of what is there.
+    unit: Any = torch._C.CompilationUnit()
+    read: Any = torch._C.import_ir_module_from_buffer
+    read(unit, module.save_to_buffer(), None, {}, False)
     for function in unit.get_functions():
         yield function.graph
 

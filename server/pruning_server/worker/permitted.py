@@ -20,6 +20,7 @@ _LANGUAGE = frozenset(
         "CreateObject",
         "DictConstruct",
         "Enter",
+        "Print",
         "Exit",
         "GetAttr",
         "If",

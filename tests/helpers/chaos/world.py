@@ -355,6 +355,7 @@ class World:
     def _check_folder(self) -> None:
         """After a collection for which every file is old enough: every file has its row, and every row its file."""
         database = Database(self.data_dir / "jobs.sqlite3")
+        # Else this collection would make good what the bug has left.
         grace = {} if self._bug == "orphan-blob" else {"orphan_grace_seconds": -1e12}
         artifacts = LocalArtifactStore(
             database, self.data_dir / "artifacts", SystemClock(), RETENTION_SECONDS, UPLOAD_RETENTION_SECONDS,
